@@ -1,0 +1,1 @@
+//! Observes the workspace, executes the plan, keeps store and lock.

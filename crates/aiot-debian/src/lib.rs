@@ -1,0 +1,1 @@
+//! Debian packages as base of an image: resolve, verify, unpack, without root.

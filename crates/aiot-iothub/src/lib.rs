@@ -1,0 +1,1 @@
+//! IoT Edge deployment manifests, service limits, summaries.

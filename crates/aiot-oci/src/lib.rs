@@ -1,0 +1,1 @@
+//! Content store, layers, images, indexes, layouts, registries.

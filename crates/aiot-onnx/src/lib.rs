@@ -1,0 +1,1 @@
+//! ONNX graphs: read, check, prepare, quantize, write.

@@ -1,0 +1,1 @@
+//! Declarations, workspace, plan: pure.

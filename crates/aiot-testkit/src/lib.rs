@@ -1,0 +1,1 @@
+//! Temporary workspaces and helpers for tests.

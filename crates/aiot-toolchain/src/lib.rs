@@ -1,0 +1,1 @@
+//! Cross-compiling modules and reading what came out.

@@ -1,0 +1,1 @@
+//! What every inference module shares.

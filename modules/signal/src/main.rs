@@ -1,0 +1,2 @@
+//! signal.
+fn main() {}

@@ -1,0 +1,2 @@
+//! vision.
+fn main() {}
