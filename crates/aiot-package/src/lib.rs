@@ -13,10 +13,14 @@
 //! | `golden.json` | [`Golden`]: inputs and the outputs that this model must give for them |
 //! | `golden/…` | the input files that `golden.json` names |
 
+mod digest;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use digest::{Digest, DigestError};
 
 /// The version of `package.json` that this code writes and the only one that it reads.
 pub const PACKAGE_FORMAT_VERSION: u32 = 1;
