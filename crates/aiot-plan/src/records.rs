@@ -1,0 +1,176 @@
+//! What another machine would compute differently, and is therefore computed once, committed and reviewed:
+//! calibration ranges (`models/<name>/calibration.toml`) and measurements with golden outputs
+//! (`models/<name>/measured.json`).
+//!
+//! A record names its *subject*: a digest over everything that it was made from. While the subject is what the
+//! declarations say, the record is the truth and nobody computes it again into the image; when it is not, the release
+//! makes a new one, and `--locked` refuses.
+
+use std::collections::BTreeMap;
+
+use aiot_package::{Digest, Golden, Metric, Precision};
+use serde::{Deserialize, Serialize};
+
+use crate::action::PackageParameters;
+use crate::declare::Granularity;
+
+/// File beside the model with the ranges.
+pub const CALIBRATION_FILE: &str = "calibration.toml";
+/// File beside the model with the measurements.
+pub const MEASURED_FILE: &str = "measured.json";
+/// How ranges are found; part of the subject.
+pub const CALIBRATION_METHOD: &str = "min-max";
+
+/// `models/<name>/calibration.toml`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Calibration {
+    /// What the ranges were made from.
+    pub subject: Digest,
+    /// [`CALIBRATION_METHOD`]
+    pub method: String,
+    /// Version of ONNX Runtime that observed them.
+    pub engine: String,
+    /// Inputs that were run.
+    pub samples: usize,
+    /// Tensor → smallest and largest value, rounded outwards to 12 mantissa bits.
+    pub ranges: BTreeMap<String, [f32; 2]>,
+}
+
+impl Calibration {
+    /// The file's text.
+    pub fn render(&self) -> String {
+        let body = toml::to_string(self).expect("ranges are plain tables");
+        format!(
+            "# Ranges of this model's tensors over its calibration set. Written by `cargo xtask release`, reviewed like\n\
+             # code: with it, every machine makes the same quantized model. `cargo xtask update records` makes it anew.\n{body}"
+        )
+    }
+
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str) -> Result<Calibration, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+/// `models/<name>/measured.json`: variant → measurement.
+pub type MeasuredFile = BTreeMap<Precision, Measured>;
+
+/// What one variant of a model was measured to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Measured {
+    /// What it was made from.
+    pub subject: Digest,
+    /// What was measured.
+    pub metric: Metric,
+    /// The metric's value.
+    pub value: f64,
+    /// Inputs that were run.
+    pub samples: usize,
+    /// Length of the variant's file.
+    pub size_bytes: u64,
+    /// Golden inputs (files of the evaluation set) and outputs.
+    pub golden: Golden,
+}
+
+impl Measured {
+    /// The bytes that stand for it in the store: the same however the file around it is laid out.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a measurement is plain data")
+    }
+
+    /// How `now`, measured on this machine, contradicts this record; `None` where it does not.
+    pub fn contradiction(&self, now: &Measured) -> Option<String> {
+        // One sample may fall on the other side where float arithmetic differs in the last bits.
+        let slack = if self.golden.tolerance == aiot_package::Tolerance::EXACT { 0.0 } else { 1.0 };
+        let share = slack / self.samples.max(1) as f64 + 1e-9;
+        if self.samples != now.samples || (self.value - now.value).abs() > share {
+            return Some(format!(
+                "recorded {} {} over {} samples, measured here {} over {}",
+                self.metric, self.value, self.samples, now.value, now.samples
+            ));
+        }
+        for (old, new) in self.golden.cases.iter().zip(&now.golden.cases) {
+            for (name, expected) in &old.outputs {
+                let got = new.outputs.get(name).map(Vec::as_slice).unwrap_or_default();
+                let wrong = expected.len() != got.len() || old.file != new.file;
+                let at = expected.iter().zip(got).position(|(e, g)| !self.golden.tolerance.accepts(*e, *g));
+                if wrong || at.is_some() {
+                    let index = at.unwrap_or(0);
+                    return Some(format!(
+                        "output `{name}` of {} differs at {index}: recorded {:?}, here {:?}",
+                        old.file,
+                        expected.get(index),
+                        got.get(index)
+                    ));
+                }
+            }
+        }
+        (self.golden.cases.len() != now.golden.cases.len()).then(|| "another number of golden inputs".to_owned())
+    }
+}
+
+/// Renders `measured.json`: sorted, one entry a variant, one golden case a line.
+pub fn render_measured(file: &MeasuredFile) -> String {
+    fn json(value: &impl Serialize) -> String {
+        serde_json::to_string(value).expect("a measurement is plain data")
+    }
+    let entries: Vec<String> = file
+        .iter()
+        .map(|(precision, measured)| {
+            let Measured { subject, metric, value, samples, size_bytes, golden } = measured;
+            let cases: Vec<String> = golden.cases.iter().map(|case| format!("        {}", json(case))).collect();
+            format!(
+                "  {}: {{\n    \"subject\": {},\n    \"metric\": {},\n    \"value\": {},\n    \"samples\": {samples},\n    \
+                 \"size-bytes\": {size_bytes},\n    \"golden\": {{\n      \"tolerance\": {},\n      \"cases\": [\n{}\n      ]\n    }}\n  }}",
+                json(precision),
+                json(subject),
+                json(metric),
+                json(value),
+                json(&golden.tolerance),
+                cases.join(",\n"),
+            )
+        })
+        .collect();
+    format!("{{\n{}\n}}\n", entries.join(",\n"))
+}
+
+/// The subject of a calibration.
+pub fn calibration_subject(
+    source: Digest,
+    samples: Digest,
+    input: &aiot_package::InputSpec,
+    engine_version: &str,
+) -> Digest {
+    subject(&serde_json::json!({
+        "source": source, "samples": samples, "input": input, "method": CALIBRATION_METHOD, "engine": engine_version,
+    }))
+}
+
+/// The subject of a measurement.
+#[allow(clippy::too_many_arguments, reason = "a list of everything that a measurement depends on")]
+pub fn measured_subject(
+    source: Digest,
+    calibration: Option<Digest>,
+    evaluation: Digest,
+    labels: Option<Digest>,
+    precision: Precision,
+    granularity: Granularity,
+    metric: Metric,
+    package: &PackageParameters,
+    engine_version: &str,
+) -> Digest {
+    subject(&serde_json::json!({
+        "source": source, "calibration": calibration, "evaluation": evaluation, "labels": labels,
+        "precision": precision, "granularity": granularity, "metric": metric, "package": package,
+        "engine": engine_version,
+    }))
+}
+
+fn subject(value: &serde_json::Value) -> Digest {
+    Digest::of(crate::action::canonical(value).as_bytes())
+}

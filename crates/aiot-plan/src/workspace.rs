@@ -1,0 +1,340 @@
+//! The workspace: what the declarations mean, names checked and defaults applied. Plain data.
+
+use std::collections::BTreeMap;
+
+use aiot_package::{Activation, Digest, InputSpec, Metric, Precision, Task};
+
+use crate::declare::{
+    BuilderKind, ExecutionProviderName, GpuScheme, Granularity, ImageBase, Processor, Scheme,
+};
+use crate::diagnose::Site;
+use crate::names::{EnvironmentName, ModelName, ModuleName, TargetName};
+
+/// Everything that was declared.
+#[derive(Clone, Debug, Default)]
+pub struct Workspace {
+    /// `models.toml`
+    pub models: BTreeMap<ModelName, Model>,
+    /// `targets.toml`
+    pub targets: BTreeMap<TargetName, Target>,
+    /// `deployments/*.toml`
+    pub environments: BTreeMap<EnvironmentName, Environment>,
+}
+
+/// One model.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its name.
+    pub name: ModelName,
+    /// One sentence for people.
+    pub description: String,
+    /// Its version.
+    pub version: String,
+    /// Path of the float model, relative to the workspace.
+    pub path: String,
+    /// Digest that the file must have.
+    pub digest: Digest,
+    /// What the outputs mean.
+    pub task: Task,
+    /// The crate below `modules/` that serves it.
+    pub module: ModuleName,
+    /// How an input becomes a tensor.
+    pub input: InputSpec,
+    /// File with one label a line.
+    pub labels_path: Option<String>,
+    /// What turns logits into probabilities.
+    pub activation: Activation,
+    /// Least probability or anomaly threshold.
+    pub threshold: Option<f32>,
+    /// On processors.
+    pub scheme: Scheme,
+    /// On GPUs.
+    pub gpu_scheme: GpuScheme,
+    /// Scales of the weights.
+    pub granularity: Granularity,
+    /// Folder of calibration inputs.
+    pub calibration_path: Option<String>,
+    /// Folder of evaluation inputs.
+    pub evaluation_path: String,
+    /// What is measured.
+    pub metric: Metric,
+    /// Where it goes, and how good it must be there.
+    pub targets: BTreeMap<TargetName, ModelOnTarget>,
+    /// The IoT Edge module around it.
+    pub edge: Edge,
+    /// Where things stand in `models.toml`.
+    pub sites: ModelSites,
+}
+
+/// Places in `models.toml` that later checks point at.
+#[derive(Clone, Debug)]
+pub struct ModelSites {
+    /// The model's name.
+    pub name: Site,
+    /// `source.file.path`
+    pub path: Site,
+    /// `source.file.sha256`
+    pub sha256: Site,
+    /// `output.labels`
+    pub labels: Option<Site>,
+    /// `quantization.calibration`
+    pub calibration: Option<Site>,
+    /// `acceptance.evaluation`
+    pub evaluation: Site,
+    /// `module`
+    pub module: Site,
+    /// `input`
+    pub input: Site,
+    /// `edge.condition`
+    pub condition: Option<Site>,
+    /// `edge.routes`, by name
+    pub routes: BTreeMap<String, Site>,
+}
+
+/// A model on one target.
+#[derive(Clone, Debug)]
+pub struct ModelOnTarget {
+    /// Its name in the model's `targets`.
+    pub site: Site,
+    /// Least value (largest for an error metric).
+    pub at_least: f64,
+    /// Largest drop against float.
+    pub max_drop: f64,
+}
+
+/// The IoT Edge module around a model.
+#[derive(Clone, Debug, Default)]
+pub struct Edge {
+    /// Extra device condition.
+    pub condition: Option<String>,
+    /// Route name → route, `{module}` not yet replaced.
+    pub routes: BTreeMap<String, String>,
+    /// Environment; strings, numbers and booleans.
+    pub env: BTreeMap<String, serde_json::Value>,
+    /// Desired properties of the module twin.
+    pub desired: serde_json::Value,
+    /// Joined over the target's create options.
+    pub create_options: serde_json::Value,
+    /// Lower starts earlier.
+    pub startup_order: Option<u32>,
+}
+
+/// One kind of device.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: TargetName,
+    /// One sentence for people.
+    pub description: String,
+    /// Rust target triple.
+    pub triple: String,
+    /// OCI platform.
+    pub platform: Platform,
+    /// What runs the models.
+    pub processor: Processor,
+    /// Least C library version, `2.31`.
+    pub glibc: String,
+    /// What compiles the modules, if declared.
+    pub builder: Option<BuilderKind>,
+    /// The engine.
+    pub engine: Engine,
+    /// What the images stand on.
+    pub base: Base,
+    /// Memory for a module, bytes.
+    pub memory_bytes: u64,
+    /// Disk for all images, bytes.
+    pub disk_bytes: u64,
+    /// Speed of the link, kbit/s.
+    pub link_kbit_per_s: Option<u64>,
+    /// Body of Docker's container-create call.
+    pub create_options: serde_json::Value,
+    /// Which devices these are.
+    pub condition: String,
+    /// Place of the condition.
+    pub condition_site: Site,
+    /// Place of the name.
+    pub site: Site,
+}
+
+/// An OCI platform.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Platform {
+    /// `linux`
+    pub os: String,
+    /// `amd64`, `arm64`, `arm`
+    pub architecture: String,
+    /// `v7` on 32-bit ARM
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// Debian's word for the architecture.
+    pub fn debian_architecture(&self) -> &'static str {
+        match self.architecture.as_str() {
+            "amd64" => "amd64",
+            "arm64" => "arm64",
+            _ => "armhf",
+        }
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if let Some(variant) = &self.variant {
+            write!(f, "/{variant}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The inference engine of a target.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// `major.minor[.patch]`
+    pub version: String,
+    /// Where the library comes from.
+    pub source: EngineFrom,
+    /// Tried in this order; never empty.
+    pub execution_providers: Vec<ExecutionProviderName>,
+    /// Threads within a node.
+    pub intra_threads: Option<u16>,
+}
+
+/// Where an engine's library comes from, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineFrom {
+    /// A wheel.
+    Wheel {
+        /// Package name.
+        package: String,
+        /// Platform tag.
+        platform: String,
+    },
+    /// A package of the base's distribution.
+    Debian {
+        /// Package name.
+        package: String,
+        /// File name of the library.
+        library: String,
+    },
+    /// The base image has it.
+    BaseImage {
+        /// Absolute path in the image.
+        library: String,
+    },
+}
+
+/// What images of a target stand on, checked.
+#[derive(Clone, Debug)]
+pub enum Base {
+    /// Files of Debian packages.
+    Debian {
+        /// Code name of the release.
+        suite: String,
+        /// Root packages.
+        packages: Vec<String>,
+        /// Left out.
+        exclude: Vec<String>,
+    },
+    /// An OCI image.
+    Image {
+        /// `registry/repository@sha256:…`
+        reference: String,
+        /// The digest in it.
+        digest: Digest,
+        /// Its place.
+        site: Site,
+    },
+    /// Nothing.
+    Scratch,
+}
+
+impl Base {
+    pub(crate) fn image(base: &ImageBase, digest: Digest, site: Site) -> Base {
+        Base::Image { reference: base.reference.get_ref().clone(), digest, site }
+    }
+}
+
+/// One `deployments/<environment>.toml`.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Its name.
+    pub name: EnvironmentName,
+    /// One sentence for people.
+    pub description: String,
+    /// Host name of the hub.
+    pub hub: Option<String>,
+    /// Registry host and port.
+    pub registry: Option<String>,
+    /// Prefix of all repositories.
+    pub repository_prefix: String,
+    /// Image of edgeAgent.
+    pub edge_agent: String,
+    /// Image of edgeHub.
+    pub edge_hub: String,
+    /// Base URL of a Debian mirror.
+    pub debian_mirror: Option<String>,
+    /// Base URL of an archive of old packages.
+    pub debian_snapshot: Option<String>,
+    /// Rings, in order.
+    pub rings: Vec<Ring>,
+}
+
+impl Environment {
+    /// What stands before `/<model>` in image names; `localhost/…` where there is no registry.
+    pub fn image_prefix(&self) -> String {
+        format!("{}/{}", self.registry.as_deref().unwrap_or("localhost"), self.repository_prefix)
+    }
+}
+
+/// One ring of a roll-out.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    /// Short name.
+    pub name: String,
+    /// Twin-tag condition; none = all devices.
+    pub condition: Option<String>,
+    /// Its place.
+    pub site: Site,
+}
+
+impl Model {
+    /// The variant that a target gets.
+    pub fn precision_on(&self, target: &Target) -> Precision {
+        match target.processor {
+            Processor::Cpu => match self.scheme {
+                Scheme::None => Precision::Float32,
+                Scheme::Int8 => Precision::Int8,
+            },
+            Processor::Gpu => match self.gpu_scheme {
+                GpuScheme::None => Precision::Float32,
+                GpuScheme::Float16 => Precision::Float16,
+                GpuScheme::Int8 => Precision::Int8Symmetric,
+            },
+        }
+    }
+
+    /// All variants that its targets get, sorted.
+    pub fn precisions(&self, workspace: &Workspace) -> Vec<Precision> {
+        let mut precisions: Vec<Precision> =
+            self.targets.keys().map(|name| self.precision_on(&workspace.targets[name])).collect();
+        precisions.sort();
+        precisions.dedup();
+        precisions
+    }
+
+    /// Whether any of its variants needs calibration ranges.
+    pub fn needs_calibration(&self, workspace: &Workspace) -> bool {
+        self.precisions(workspace).iter().any(|p| matches!(p, Precision::Int8 | Precision::Int8Symmetric))
+    }
+}
+
+impl Workspace {
+    /// All (model, target) pairs in order.
+    pub fn pairs(&self) -> impl Iterator<Item = (&Model, &Target)> {
+        let targets = &self.targets;
+        self.models.values().flat_map(move |model| model.targets.keys().map(move |name| (model, &targets[name])))
+    }
+}
