@@ -1,0 +1,329 @@
+//! Release → files.
+//!
+//! Per target one base deployment (the runtime) and one layered deployment for each condition that modules share:
+//! a hub holds 100 deployments, so modules are packed. The content of a deployment can never be changed on a hub,
+//! so its id carries a hash of it, and equal content keeps its id from release to release. Rings and priorities
+//! stand beside the content, in `deployments.json`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::condition::Condition;
+use crate::error::{ManifestError, Problem};
+use crate::json::pretty;
+use crate::limits::{self, UsedOf};
+use crate::release::{ModuleRelease, Release, TargetRelease};
+use crate::validate::{self, Conditions};
+use crate::{manifest, merge, secrets, summary};
+
+/// Priority of every base deployment.
+pub const BASE_PRIORITY: u32 = 10;
+
+/// Priority of the first layer of a target; the next has one more.
+pub const FIRST_LAYER_PRIORITY: u32 = 20;
+
+/// Version of the form of `deployments.json`.
+pub const DEPLOYMENTS_FORMAT_VERSION: u32 = 1;
+
+/// Name of the only ring where none is declared.
+const ONLY_RING: &str = "all";
+
+/// What a release is to a hub.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rendered {
+    /// Files by path relative to `deployments/<environment>/`, `/` as separator.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// All deployments, by id.
+    pub deployments: Vec<Deployment>,
+    /// Used-of for every limit, the hub's first, then by target.
+    pub limits: Vec<TargetLimits>,
+}
+
+/// Used-of of one target, or of the hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetLimits {
+    /// The target; none: the hub.
+    pub target: Option<String>,
+    /// Limits in a fixed order.
+    pub used: Vec<UsedOf>,
+}
+
+/// One deployment: content in a file, and what stands beside it on the hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Deployment {
+    /// Id on the hub, `<environment>-<target>-base-<12 hexadecimal digits of the content's hash>`.
+    pub id: String,
+    /// Base or layered.
+    pub kind: DeploymentKind,
+    /// The target.
+    pub target: String,
+    /// File with the content, relative to `deployments/<environment>/`.
+    pub file: String,
+    /// SHA-256 of the file, 64 lower-case hexadecimal digits.
+    pub content_sha256: String,
+    /// Greater wins on the hub; layers are above their base.
+    pub priority: u32,
+    /// Modules that it brings, sorted; none for a base.
+    pub modules: Vec<String>,
+    /// Target condition in each ring, in the order of the roll-out.
+    pub rings: Vec<RingCondition>,
+}
+
+/// Whether a deployment stands alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeploymentKind {
+    /// System modules; a device takes exactly one.
+    Base,
+    /// Added to the base.
+    Layered,
+}
+
+/// Which devices a deployment is for in one ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RingCondition {
+    /// Name of the ring.
+    pub ring: String,
+    /// Target condition in canonical spelling: the target's, the ring's and the modules', all of them.
+    pub condition: String,
+}
+
+/// Writes a release as deployments.
+///
+/// # Errors
+/// Everything that is wrong with it: names, images, conditions, routes, secrets, limits of the service.
+pub fn render(release: &Release) -> Result<Rendered, Vec<ManifestError>> {
+    let mut errors = Vec::new();
+    let conditions = validate::check(release, &mut errors);
+    secrets::lint(release, &mut errors);
+
+    let mut rendering = Rendering {
+        release,
+        conditions: &conditions,
+        files: BTreeMap::new(),
+        deployments: Vec::new(),
+    };
+    let mut order: Vec<usize> = (0..release.targets.len()).collect();
+    order.sort_by_key(|index| &release.targets[*index].name);
+    let mut target_limits = Vec::new();
+    for index in order {
+        target_limits.push(rendering.target(index, &mut errors));
+    }
+    let Rendering {
+        mut files,
+        mut deployments,
+        ..
+    } = rendering;
+    deployments.sort_by(|a, b| a.id.cmp(&b.id));
+
+    let hub = limits::check_deployments(deployments.len(), &mut errors);
+    let mut limits = vec![TargetLimits {
+        target: None,
+        used: vec![hub],
+    }];
+    limits.append(&mut target_limits);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let list = json!({
+        "format-version": DEPLOYMENTS_FORMAT_VERSION,
+        "environment": release.environment,
+        "deployments": deployments,
+    });
+    files.insert("deployments.json".to_owned(), pretty(&list));
+    let mut rendered = Rendered {
+        files,
+        deployments,
+        limits,
+    };
+    let text = summary::summary(release, &rendered);
+    rendered.files.insert("summary.md".to_owned(), text.into_bytes());
+    Ok(rendered)
+}
+
+/// Modules of a target that share a condition.
+struct Layer<'a> {
+    condition: Condition,
+    /// Name of the file without ending, `models` or `models-<slug>`.
+    stem: String,
+    modules: Vec<&'a ModuleRelease>,
+}
+
+struct Rendering<'a> {
+    release: &'a Release,
+    conditions: &'a Conditions,
+    files: BTreeMap<String, Vec<u8>>,
+    deployments: Vec<Deployment>,
+}
+
+impl<'a> Rendering<'a> {
+    fn target(&mut self, index: usize, errors: &mut Vec<ManifestError>) -> TargetLimits {
+        let release = self.release;
+        let target = &release.targets[index];
+        let devices = self.conditions.targets[index].devices.clone();
+
+        let base = manifest::base(release, target, errors);
+        self.add(
+            target,
+            DeploymentKind::Base,
+            "base",
+            BASE_PRIORITY,
+            &base,
+            Vec::new(),
+            vec![devices.clone()],
+            errors,
+        );
+        let mut contents = Vec::new();
+        for (number, layer) in self.layers(index).into_iter().enumerate() {
+            let priority = FIRST_LAYER_PRIORITY + number as u32;
+            let content = manifest::layer(release, target, &layer.modules, errors);
+            let names = layer.modules.iter().map(|module| module.name.clone()).collect();
+            let parts = vec![devices.clone(), layer.condition];
+            self.add(
+                target,
+                DeploymentKind::Layered,
+                &layer.stem,
+                priority,
+                &content,
+                names,
+                parts,
+                errors,
+            );
+            contents.push((priority, content));
+        }
+
+        // A device that matches every condition of the target has the most: what fits it fits all.
+        let layers: Vec<_> = contents
+            .iter()
+            .map(|(priority, content)| (*priority, content))
+            .collect();
+        // Keys made of refused names would only be reported again.
+        let named = !errors
+            .iter()
+            .any(|error| matches!(error.problem, Problem::Name { .. }));
+        let used = match merge::merge(&base, &layers) {
+            Ok(merged) if named => limits::check_device(&target.name, &merged, errors),
+            _ => Vec::new(),
+        };
+        TargetLimits {
+            target: Some(target.name.clone()),
+            used,
+        }
+    }
+
+    /// Layers of a target, the one without a condition first, then by condition.
+    fn layers(&self, index: usize) -> Vec<Layer<'a>> {
+        let target = &self.release.targets[index];
+        let mut layers: BTreeMap<(bool, String), Layer<'a>> = BTreeMap::new();
+        for (module, condition) in target.modules.iter().zip(&self.conditions.targets[index].modules) {
+            let key = (*condition != Condition::All, condition.to_string());
+            let stem = match condition {
+                Condition::All => "models".to_owned(),
+                other => format!("models-{}", other.slug()),
+            };
+            layers
+                .entry(key)
+                .or_insert_with(|| Layer {
+                    condition: condition.clone(),
+                    stem,
+                    modules: Vec::new(),
+                })
+                .modules
+                .push(module);
+        }
+        let mut layers: Vec<_> = layers.into_values().collect();
+        let stems: Vec<_> = layers.iter().map(|layer| layer.stem.clone()).collect();
+        for layer in &mut layers {
+            layer.modules.sort_by(|a, b| a.name.cmp(&b.name));
+            // Different conditions with the same words are told apart by a hash of the condition.
+            if stems.iter().filter(|stem| **stem == layer.stem).count() > 1 {
+                let hash = sha256_hex(layer.condition.to_string().as_bytes());
+                layer.stem = format!("{}-{}", layer.stem, &hash[..6]);
+            }
+        }
+        layers
+    }
+
+    #[allow(clippy::too_many_arguments)] // one deployment's facts, all needed once
+    fn add(
+        &mut self,
+        target: &TargetRelease,
+        kind: DeploymentKind,
+        stem: &str,
+        priority: u32,
+        content: &Value,
+        modules: Vec<String>,
+        conditions: Vec<Condition>,
+        errors: &mut Vec<ManifestError>,
+    ) {
+        let bytes = pretty(content);
+        let content_sha256 = sha256_hex(&bytes);
+        let id = format!(
+            "{}-{}-{stem}-{}",
+            self.release.environment,
+            target.name,
+            &content_sha256[..12]
+        );
+        let used = id.chars().count() as u64;
+        if used > limits::DEPLOYMENT_ID_CHARACTERS {
+            let help = "shorten the names of environment and target";
+            let limit = limits::DEPLOYMENT_ID_CHARACTERS;
+            let problem = Problem::Limit {
+                what: "characters of the deployment's id",
+                used,
+                limit,
+                help,
+            };
+            errors.push(ManifestError::new(
+                format!("target `{}`, {stem}", target.name),
+                problem,
+            ));
+        }
+        let file = format!("{}/{stem}.json", target.name);
+        self.files.insert(file.clone(), bytes);
+        self.deployments.push(Deployment {
+            id,
+            kind,
+            target: target.name.clone(),
+            file,
+            content_sha256,
+            priority,
+            modules,
+            rings: self.rings(&conditions),
+        });
+    }
+
+    /// The target condition of each ring: of the devices (first of `conditions`), the ring and the modules.
+    fn rings(&self, conditions: &[Condition]) -> Vec<RingCondition> {
+        let joined = |ring: &Condition| {
+            let (devices, modules) = conditions.split_at(conditions.len().min(1));
+            Condition::all_of(devices.iter().chain([ring]).chain(modules).cloned()).to_string()
+        };
+        let rings = self.release.rings.iter().zip(&self.conditions.rings);
+        let mut list: Vec<_> = rings
+            .map(|(ring, condition)| RingCondition {
+                ring: ring.name.clone(),
+                condition: joined(condition),
+            })
+            .collect();
+        if list.is_empty() {
+            list.push(RingCondition {
+                ring: ONLY_RING.to_owned(),
+                condition: joined(&Condition::All),
+            });
+        }
+        list
+    }
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
