@@ -1,0 +1,5 @@
+//! Everything that needs a real ONNX Runtime, whose path is in `AIOT_TEST_ENGINE`.
+
+mod common;
+mod engine;
+mod model;
