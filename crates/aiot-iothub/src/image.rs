@@ -3,14 +3,9 @@
 //! Its pattern allows one colon after the last slash: `name:tag` and `name@sha256:…` pass, `name:tag@sha256:…` does
 //! not (edge agent, `DockerConfig.cs`).
 
-use crate::error::Problem;
+use aiot_package::Digest;
 
-/// `sha256:` and 64 lower-case hexadecimal digits.
-pub(crate) fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    })
-}
+use crate::error::Problem;
 
 /// `registry[:port]/path/name`, lower case, without tag or digest.
 pub(crate) fn is_repository(text: &str) -> bool {
@@ -47,7 +42,7 @@ pub(crate) fn check_pinned(image: &str) -> Result<(), Problem> {
                 "has both a tag and a digest, which the edge agent refuses: write `name@sha256:…`",
             );
         }
-        return match is_digest(digest) && is_repository(repository) {
+        return match digest.parse::<Digest>().is_ok() && is_repository(repository) {
             true => Ok(()),
             false => refuse("is not `name@sha256:…` with 64 lower-case hexadecimal digits"),
         };

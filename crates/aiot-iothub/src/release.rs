@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::Precision;
+use aiot_package::{Digest, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -96,9 +96,8 @@ pub struct ModuleRelease {
     pub model_version: String,
     /// Repository below [`Release::registry_prefix`].
     pub image_repository: String,
-    /// `sha256:` and 64 lower-case hexadecimal digits: of the image manifest, not of an index, so that a device
-    /// runs what was evaluated for it.
-    pub image_digest: String,
+    /// Of the image manifest, not of an index, so that a device runs what was evaluated for it.
+    pub image_digest: Digest,
     /// OCI platform, `linux/arm/v7`; for people.
     pub platform: String,
     /// Compressed size of all layers, config and manifest in bytes: what a device without any of them downloads.

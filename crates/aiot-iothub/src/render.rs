@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use aiot_package::Digest;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::condition::Condition;
 use crate::error::{ManifestError, Problem};
@@ -63,8 +63,8 @@ pub struct Deployment {
     pub target: String,
     /// File with the content, relative to `deployments/<environment>/`.
     pub file: String,
-    /// SHA-256 of the file, 64 lower-case hexadecimal digits.
-    pub content_sha256: String,
+    /// Of the file.
+    pub content_digest: Digest,
     /// Greater wins on the hub; layers are above their base.
     pub priority: u32,
     /// Modules that it brings, sorted; none for a base.
@@ -242,7 +242,7 @@ impl<'a> Rendering<'a> {
             layer.modules.sort_by(|a, b| a.name.cmp(&b.name));
             // Different conditions with the same words are told apart by a hash of the condition.
             if stems.iter().filter(|stem| **stem == layer.stem).count() > 1 {
-                let hash = sha256_hex(layer.condition.to_string().as_bytes());
+                let hash = Digest::of(layer.condition.to_string().as_bytes()).hex();
                 layer.stem = format!("{}-{}", layer.stem, &hash[..6]);
             }
         }
@@ -262,12 +262,12 @@ impl<'a> Rendering<'a> {
         errors: &mut Vec<ManifestError>,
     ) {
         let bytes = pretty(content);
-        let content_sha256 = sha256_hex(&bytes);
+        let content_digest = Digest::of(&bytes);
         let id = format!(
             "{}-{}-{stem}-{}",
             self.release.environment,
             target.name,
-            &content_sha256[..12]
+            content_digest.short()
         );
         let used = id.chars().count() as u64;
         if used > limits::DEPLOYMENT_ID_CHARACTERS {
@@ -291,7 +291,7 @@ impl<'a> Rendering<'a> {
             kind,
             target: target.name.clone(),
             file,
-            content_sha256,
+            content_digest,
             priority,
             modules,
             rings: self.rings(&conditions),
@@ -319,11 +319,4 @@ impl<'a> Rendering<'a> {
         }
         list
     }
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }

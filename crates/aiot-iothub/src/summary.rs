@@ -102,7 +102,7 @@ fn model(module: &ModuleRelease) -> String {
         accuracy.float,
         accuracy.quantized,
         accuracy.quantized - accuracy.float,
-        short_digest(&module.image_digest),
+        module.image_digest.short(),
         condition(module.condition.as_deref()),
     )
 }
@@ -192,12 +192,6 @@ fn size(bytes: u64) -> String {
     };
     let tenths = (u128::from(bytes) * 10 + u128::from(unit_bytes) / 2) / u128::from(unit_bytes);
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
-}
-
-/// The first 12 digits.
-fn short_digest(digest: &str) -> &str {
-    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
-    hex.get(..12).unwrap_or(hex)
 }
 
 #[cfg(test)]

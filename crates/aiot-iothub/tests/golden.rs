@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aiot_iothub::{Deployment, DeploymentKind, Release, Rendered, merge, render};
+use aiot_package::Digest;
 use serde_json::{Map, Value, json};
 
 fn rendered(release: &Release) -> Rendered {
@@ -108,11 +109,11 @@ fn rings_are_no_part_of_the_content() {
     let release = full::full_release();
     let mut other = release.clone();
     other.rings.remove(0);
-    let contents = |release: &Release| -> Vec<(String, String)> {
+    let contents = |release: &Release| -> Vec<(String, Digest)> {
         rendered(release)
             .deployments
             .into_iter()
-            .map(|deployment| (deployment.id, deployment.content_sha256))
+            .map(|deployment| (deployment.id, deployment.content_digest))
             .collect()
     };
     assert_eq!(contents(&release), contents(&other));
@@ -122,7 +123,7 @@ fn rings_are_no_part_of_the_content() {
 fn a_new_image_changes_the_id_of_its_layer_only() {
     let release = full::full_release();
     let mut newer = release.clone();
-    newer.targets[0].modules[0].image_digest = format!("sha256:{}", "9".repeat(64));
+    newer.targets[0].modules[0].image_digest = common::digest('9');
     let (before, after) = (rendered(&release), rendered(&newer));
     let changed: Vec<_> = before
         .deployments

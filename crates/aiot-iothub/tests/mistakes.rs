@@ -113,14 +113,6 @@ fn images() {
         |module| module.image_repository = "a:1".into(),
         &["is not a repository"],
     );
-    check_module(
-        |module| module.image_digest = "sha256:abc".into(),
-        &["has no digest of the form"],
-    );
-    check_module(
-        |module| module.image_digest.make_ascii_uppercase(),
-        &["has no digest of the form"],
-    );
 }
 
 #[test]
@@ -309,7 +301,7 @@ fn all_mistakes_come_at_once() {
         |release| {
             release.environment = "P".into();
             release.targets[0].condition = "x".into();
-            release.targets[0].modules[1].image_digest = String::new();
+            release.targets[0].modules[1].image_repository = String::new();
         },
         &["environment", "target `pi`: condition", "module `b`: image"],
     );

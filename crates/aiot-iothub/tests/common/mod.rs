@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aiot_iothub::{
     AccuracySummary, EnvValue, ModuleRelease, Release, SystemModule, SystemModules, TargetRelease,
 };
-use aiot_package::Precision;
+use aiot_package::{Digest, Precision};
 use serde_json::{Map, Value};
 
 pub fn object(value: Value) -> Map<String, Value> {
@@ -19,6 +19,11 @@ pub fn text(value: &str) -> EnvValue {
     EnvValue::Text(value.to_owned())
 }
 
+/// The digest of 64 times `digit`.
+pub fn digest(digit: char) -> Digest {
+    Digest::from_hex(&digit.to_string().repeat(64)).unwrap()
+}
+
 /// A module as small as it can be; `digit` tells images apart.
 pub fn module(name: &str, digit: char) -> ModuleRelease {
     ModuleRelease {
@@ -26,7 +31,7 @@ pub fn module(name: &str, digit: char) -> ModuleRelease {
         model: name.to_owned(),
         model_version: "1.0.0".to_owned(),
         image_repository: name.to_owned(),
-        image_digest: format!("sha256:{}", digit.to_string().repeat(64)),
+        image_digest: digest(digit),
         platform: "linux/arm64".to_owned(),
         size_bytes: 10 << 20,
         create_options: Map::new(),
