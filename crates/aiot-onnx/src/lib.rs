@@ -1,1 +1,43 @@
 //! ONNX graphs: read, check, prepare, quantize, write.
+//!
+//! Bytes go in, bytes come out: no file, engine or network here, and the same input gives the same bytes on every
+//! processor. The way of a model through this crate:
+//!
+//! ```text
+//! bytes --Model::parse--> Model --inspect--> ModelFacts --problems--> what an engine version cannot take
+//!       Model --prepare--> Model, same outputs, normal form
+//!       calibration_tensors + with_outputs --(an engine runs it)--> Ranges
+//!       Model + Ranges --quantize_static--> Model (QDQ) + QuantizeReport
+//!       Model --to_float16--> Model
+//! ```
+//!
+//! Running a graph, choosing samples and judging accuracy belong to `aiot-inference`.
+
+mod check;
+mod engine;
+mod error;
+mod float16;
+mod graph;
+mod inspect;
+mod model;
+mod operators;
+mod prepare;
+pub mod proto;
+mod quantize;
+mod ranges;
+mod tensor;
+#[cfg(test)]
+mod testing;
+mod types;
+mod wire;
+
+pub use engine::{EngineLimits, Problem, engine_limits, problems};
+pub use error::{OnnxError, QuantizeError};
+pub use float16::to_float16;
+pub use inspect::{Dimension, ModelFacts, OperatorUse, TensorFacts, inspect};
+pub use model::Model;
+pub use prepare::prepare;
+pub use quantize::{
+    Activations, NodeOutcome, NodeReport, QuantizeReport, calibration_tensors, quantize_static, with_outputs,
+};
+pub use ranges::{Range, Ranges};

@@ -1,0 +1,160 @@
+//! Static 8-bit quantization in QDQ form: the graph keeps its float operators, and pairs of QuantizeLinear and
+//! DequantizeLinear around them tell the engine which ones to run on integers.
+//!
+//! A valid, accurate QDQ file can still run many times slower than float when the pairs do not stand where the
+//! engine's fusions look for them, so the placement ([`plan`]) follows those fusions: every Conv, Gemm and MatMul with
+//! constant weights becomes one integer kernel. [`weights`] quantizes constants, [`write`](mod@write) assembles the
+//! graph. All arithmetic is scalar f64 in a fixed order, rounded half to even: the same ranges give the same bytes on
+//! every processor.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+mod weights;
+mod write;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{OnnxError, QuantizeError};
+use crate::model::Model;
+use crate::proto::tensor_proto::DataType;
+use crate::proto::{TypeProto, ValueInfoProto, type_proto};
+use crate::ranges::Ranges;
+use plan::Plan;
+
+/// How activations are stored, and with them where the pairs stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activations {
+    /// For ONNX Runtime on CPUs: u8 with a zero point. Inputs and outputs of every quantized node are quantized, Relu
+    /// and Clip vanish into the output's range, and weights are made saturation-safe, so that x86 processors without
+    /// VNNI compute the same bits as all others.
+    U8Asymmetric,
+    /// For TensorRT, which takes nothing else: s8 with zero point 0. Only the inputs of weighted nodes are quantized,
+    /// as TensorRT wants it to fuse Conv, Add and Relu into one kernel. A CPU runs such a file in float.
+    S8Symmetric,
+}
+
+/// What became of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeOutcome {
+    /// Runs on 8-bit numbers.
+    Quantized,
+    /// A Relu or Clip that the range of the quantized output performs.
+    FoldedIntoRange,
+    /// Stays float, for this reason.
+    Float(String),
+}
+
+/// One node of the prepared graph in a [`QuantizeReport`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeReport {
+    /// The node's name, its first output where it has none.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// What became of it.
+    pub outcome: NodeOutcome,
+}
+
+/// What quantization did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QuantizeReport {
+    /// Every node of the prepared graph, in its order.
+    pub nodes: Vec<NodeReport>,
+    /// Size of the prepared file.
+    pub bytes_before: u64,
+    /// Size of the quantized file.
+    pub bytes_after: u64,
+}
+
+impl QuantizeReport {
+    /// Number of nodes that no longer run in float.
+    pub fn quantized(&self) -> usize {
+        self.nodes.iter().filter(|node| !matches!(node.outcome, NodeOutcome::Float(_))).count()
+    }
+}
+
+/// The activations whose ranges [`quantize_static`] may ask for, in graph order; the same for both forms.
+///
+/// Fewer than all: pooling and reshaping share their input's range, and a convolution before a Relu needs only the
+/// Relu's. Graph inputs are among them.
+pub fn calibration_tensors(prepared: &Model) -> Vec<String> {
+    let graph = prepared.graph();
+    let mut wanted = BTreeSet::new();
+    for activations in [Activations::U8Asymmetric, Activations::S8Symmetric] {
+        let plan = Plan::new(graph, prepared.opset(), activations, None);
+        wanted.extend(plan.tensors.into_values());
+    }
+    let inputs = graph.input.iter().map(|input| input.name());
+    let made = graph.node.iter().flat_map(|node| &node.output).map(String::as_str);
+    inputs.chain(made).filter(|name| wanted.contains(*name)).map(str::to_owned).collect()
+}
+
+/// The model with further float32 outputs, so that an engine that runs it shows these tensors.
+///
+/// Names that are outputs already, or graph inputs (whose values the caller has), change nothing.
+///
+/// # Errors
+/// [`OnnxError::MissingValue`] for a name that the graph does not compute.
+pub fn with_outputs(prepared: &Model, names: &[String]) -> Result<Model, OnnxError> {
+    let mut proto = prepared.proto().clone();
+    let graph = proto.graph.as_mut().expect("a checked model has a graph");
+    for name in names {
+        let is_named = |value: &ValueInfoProto| value.name() == name;
+        if graph.output.iter().any(is_named) || graph.input.iter().any(is_named) {
+            continue;
+        }
+        let known = graph.value_info.iter().find(|value| is_named(value)).cloned();
+        graph.output.push(known.unwrap_or_else(|| ValueInfoProto {
+            name: Some(name.clone()),
+            r#type: Some(TypeProto {
+                value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                    elem_type: Some(DataType::Float as i32),
+                    shape: None,
+                })),
+                ..TypeProto::default()
+            }),
+            ..ValueInfoProto::default()
+        }));
+    }
+    Model::from_proto(proto)
+}
+
+/// Quantizes a prepared model to 8 bits by the ranges of its activations.
+///
+/// Graph inputs and outputs keep their names and stay float32; operators that are not understood stay float. A model
+/// with nothing to quantize comes out byte-identical.
+///
+/// # Errors
+/// [`QuantizeError::MissingRange`] and [`QuantizeError::BadRange`] when `ranges` do not belong to this model,
+/// [`QuantizeError::NotFinite`] for a broken weight, [`OnnxError::OpsetTooOld`] when the model was not prepared.
+pub fn quantize_static(
+    prepared: &Model,
+    ranges: &Ranges,
+    activations: Activations,
+) -> Result<(Model, QuantizeReport), QuantizeError> {
+    let graph = prepared.graph();
+    let plan = Plan::new(graph, prepared.opset(), activations, Some(ranges));
+    let anything = plan.outcomes.contains(&NodeOutcome::Quantized);
+    let quantized = if anything { write::write(prepared, &plan, ranges, activations)? } else { prepared.clone() };
+    let report_of = |(node, outcome): (&crate::proto::NodeProto, &NodeOutcome)| NodeReport {
+        node: match node.name() {
+            "" => node.output.first().cloned().unwrap_or_default(),
+            name => name.to_owned(),
+        },
+        operator: node.op_type().to_owned(),
+        outcome: outcome.clone(),
+    };
+    let report = QuantizeReport {
+        nodes: graph.node.iter().zip(&plan.outcomes).map(report_of).collect(),
+        bytes_before: prepared.size_bytes(),
+        bytes_after: quantized.size_bytes(),
+    };
+    Ok((quantized, report))
+}
