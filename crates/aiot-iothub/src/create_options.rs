@@ -250,6 +250,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn any_text_survives_cutting_and_joining(key in ".{0,20}", text in ".{0,900}") {
             let options = object(json!({ key: text }));

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{ManifestError, Problem};
 use crate::merge::Merged;
+use crate::syntax::shortened;
 
 /// Deployments on a hub of a paid tier, layers included.
 pub const DEPLOYMENTS: u64 = 100;
@@ -137,14 +138,14 @@ fn check_value<'a>(place: &str, path: &mut Vec<&'a str>, value: &'a Value, error
         ManifestError::new(
             place,
             Problem::TwinValue {
-                path: shortened(&path.join(".")),
+                path: shortened(&path.join("."), 80),
                 problem,
             },
         )
     };
     let limit = |path: &[&str], what, used: u64, limit: u64, help| {
         over(
-            format!("{place}, `{}`", shortened(&path.join("."))),
+            format!("{place}, `{}`", shortened(&path.join("."), 80)),
             what,
             used,
             limit,
@@ -220,13 +221,6 @@ fn check_value<'a>(place: &str, path: &mut Vec<&'a str>, value: &'a Value, error
                 path.pop();
             }
         }
-    }
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((index, _)) => format!("{}…", &text[..index]),
-        None => text.to_owned(),
     }
 }
 
@@ -317,6 +311,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn size_adds_up(entries in proptest::collection::btree_map("\\PC{1,8}", "\\PC{0,20}", 0..6)) {
             let whole: Map<String, Value> = entries.iter().map(|(key, value)| (key.clone(), json!(value))).collect();

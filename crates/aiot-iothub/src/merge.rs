@@ -256,6 +256,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn only_priorities_decide(order in Just((0u32..6).collect::<Vec<_>>()).prop_shuffle()) {
             let base = content(json!({"m": {"properties.desired": {}}}));

@@ -44,3 +44,11 @@ pub(crate) fn is_module_id(text: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
+
+/// The first `limit_characters` of `text`, so that an error stays readable whatever was given.
+pub(crate) fn shortened(text: &str, limit_characters: usize) -> String {
+    match text.char_indices().nth(limit_characters) {
+        Some((index, _)) => format!("{}…", &text[..index]),
+        None => text.to_owned(),
+    }
+}

@@ -10,7 +10,7 @@ use crate::image::{check_pinned, is_repository};
 use crate::manifest::module_place;
 use crate::release::{EnvValue, ModuleRelease, Release, RouteSpec, TargetRelease};
 use crate::route;
-use crate::syntax::is_module_id;
+use crate::syntax::{is_module_id, shortened};
 
 /// Parsed conditions of a release, in the order of its lists. What could not be read is [`Condition::All`] there
 /// and an error beside it.
@@ -78,7 +78,7 @@ impl Check<'_> {
             self.error(
                 place,
                 Problem::Name {
-                    name: name.to_owned(),
+                    name: shortened(name, 80),
                     allowed: NAME,
                 },
             );
@@ -90,7 +90,7 @@ impl Check<'_> {
             self.error(
                 place,
                 Problem::Condition {
-                    text: text.to_owned(),
+                    text: shortened(text, 200),
                     error,
                 },
             );
@@ -180,7 +180,7 @@ impl Check<'_> {
             self.error(
                 &place,
                 Problem::Name {
-                    name: module.name.clone(),
+                    name: shortened(&module.name, 80),
                     allowed: MODULE_NAME,
                 },
             );
@@ -222,7 +222,7 @@ impl Check<'_> {
                 self.error(
                     place,
                     Problem::Name {
-                        name: name.clone(),
+                        name: shortened(name, 80),
                         allowed: VARIABLE_NAME,
                     },
                 );
@@ -264,7 +264,7 @@ impl Check<'_> {
             self.error(
                 place,
                 Problem::Name {
-                    name: name.to_owned(),
+                    name: shortened(name, 80),
                     allowed: ROUTE_NAME,
                 },
             );
@@ -287,7 +287,7 @@ impl Check<'_> {
                 self.error(
                     place,
                     Problem::Route {
-                        text: spec.route.clone(),
+                        text: shortened(&spec.route, 200),
                         error,
                     },
                 );

@@ -562,6 +562,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn printing_and_parsing_are_inverse(condition in conditions()) {
             let text = condition.to_string();

@@ -341,6 +341,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn any_text_is_answered(
             text in "(FROM /\\* WHERE )?(\\PC|INTO|AND|NOT|\\$upstream|\\$body|\\(|\\)|'|\\{| ){0,60}"
