@@ -14,7 +14,7 @@
 //! | [`mod@merge`] | what a device receives when several deployments match it |
 //! | [`limits`] | the service's limits on that, and how much of each is used |
 //! | [`secrets`] | refuses values that look like secrets |
-//! | [`summary`] | Markdown for the pull request |
+//! | `summary` | Markdown for the pull request |
 //!
 //! Nothing here reads a file, a clock or the network, and nothing talks to a hub.
 //!
@@ -33,7 +33,7 @@ pub mod release;
 pub mod render;
 pub mod route;
 pub mod secrets;
-pub mod summary;
+mod summary;
 mod syntax;
 mod validate;
 

@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::create_options::PIECE_COUNT_LIMIT;
 use crate::error::{ManifestError, Problem};
 use crate::merge::Merged;
 use crate::syntax::shortened;
@@ -82,6 +83,28 @@ pub(crate) fn check_device(target: &str, merged: &Merged, errors: &mut Vec<Manif
             help,
         ));
     }
+    // More are refused where they are cut.
+    let system = merged
+        .desired
+        .get("$edgeAgent")
+        .and_then(|agent| agent.get("systemModules"));
+    let pieces = modules
+        .into_iter()
+        .chain(system.and_then(Value::as_object))
+        .flat_map(|modules| modules.values())
+        .filter_map(|module| module.get("settings")?.as_object())
+        .map(|settings| {
+            settings
+                .keys()
+                .filter(|key| key.starts_with("createOptions"))
+                .count() as u64
+        })
+        .max();
+    used.push(UsedOf {
+        what: "createOptions of the module with the most, pieces".to_owned(),
+        used: pieces.unwrap_or(0),
+        limit: PIECE_COUNT_LIMIT as u64,
+    });
     for (module, desired) in &merged.desired {
         let place = format!("target `{target}`, desired properties of `{module}`");
         let desired = Value::Object(desired.clone());
