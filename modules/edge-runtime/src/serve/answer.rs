@@ -1,0 +1,129 @@
+//! Reading request bodies, and the JSON of answers and refusals.
+
+use std::time::Duration;
+
+use aiot_inference::PredictError;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::metrics::Reason;
+
+/// The largest request body: a picture of 16 MiB, or a tensor of about a million values as JSON.
+pub(crate) const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// How long a sender may take for its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request that is not answered with a result.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Refusal {
+        Refusal {
+            status: StatusCode::BAD_REQUEST,
+            reason: Reason::BadRequest,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Refusal {
+        Refusal {
+            status: StatusCode::NOT_FOUND,
+            reason: Reason::BadRequest,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn queue_full() -> Refusal {
+        let message = "all places in the queue are taken, try again later".to_owned();
+        Refusal {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            reason: Reason::QueueFull,
+            message,
+        }
+    }
+
+    pub(crate) fn stopped() -> Refusal {
+        let message = "the module is stopping".to_owned();
+        Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: Reason::Failed,
+            message,
+        }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Refusal {
+        Refusal {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            reason: Reason::Failed,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<PredictError> for Refusal {
+    fn from(error: PredictError) -> Refusal {
+        match error {
+            PredictError::Prepare(error) => Refusal {
+                status: StatusCode::BAD_REQUEST,
+                reason: Reason::BadInput,
+                message: error.to_string(),
+            },
+            other => Refusal::failed(other.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Error {
+            error: String,
+        }
+        let retry = self.status == StatusCode::TOO_MANY_REQUESTS;
+        let mut response = json(self.status, &Error { error: self.message });
+        if retry {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// `value` as a JSON response.
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// The whole body, bounded in size and time.
+pub(crate) async fn read(body: Body) -> Result<Bytes, Refusal> {
+    let refusal = |status, reason, message: String| Refusal {
+        status,
+        reason,
+        message,
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        // The cause is either the bound or a broken connection, and nobody reads the answer to the latter.
+        Ok(Err(_)) => Err(refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Reason::TooLarge,
+            format!("the body is larger than {MAX_BODY_BYTES} bytes or was cut off"),
+        )),
+        Err(_) => {
+            let message = format!("the body took longer than {} seconds", BODY_TIMEOUT.as_secs());
+            Err(refusal(StatusCode::REQUEST_TIMEOUT, Reason::BadRequest, message))
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The routes of the HTTP service: the Open Inference Protocol (version 2, REST) and `POST /v1/predict`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Service;
+use super::answer::{Refusal, json, read};
+use super::open_inference;
+use crate::Published;
+
+type Shared = State<Arc<Service>>;
+
+pub(crate) fn router(service: Arc<Service>) -> Router {
+    let versioned = "/v2/models/{name}/versions/{version}";
+    Router::new()
+        .route("/v2", get(server))
+        .route("/v2/health/live", get(async || StatusCode::OK))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2/models/{name}", get(model))
+        .route("/v2/models/{name}/ready", get(model_ready))
+        .route("/v2/models/{name}/infer", post(infer))
+        .route(versioned, get(model))
+        .route(&format!("{versioned}/ready"), get(model_ready))
+        .route(&format!("{versioned}/infer"), post(infer))
+        .route("/v1/predict", post(predict))
+        .fallback(async || Refusal::not_found("there is no such route; GET /v2 describes the service"))
+        .with_state(service)
+}
+
+/// Which model a path names.
+#[derive(serde::Deserialize)]
+struct Named {
+    name: String,
+    version: Option<String>,
+}
+
+impl Service {
+    fn check(&self, named: &Named) -> Result<(), Refusal> {
+        let package = self.model.package();
+        if named.name != package.name
+            || named
+                .version
+                .as_ref()
+                .is_some_and(|asked| *asked != package.version)
+        {
+            return Err(Refusal::not_found(format!(
+                "this module serves model `{}` version `{}` only",
+                package.name, package.version
+            )));
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Counts refusals; every request for an inference goes through here.
+    fn answer(&self, result: Result<Response, Refusal>) -> Response {
+        result.unwrap_or_else(|refusal| {
+            self.metrics.count_error(refusal.reason);
+            refusal.into_response()
+        })
+    }
+}
+
+async fn server(State(service): Shared) -> Response {
+    #[derive(Serialize)]
+    struct Server {
+        name: &'static str,
+        version: &'static str,
+        extensions: [&'static str; 0],
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    json(
+        StatusCode::OK,
+        &Server {
+            name: service.spec.name,
+            version,
+            extensions: [],
+        },
+    )
+}
+
+async fn ready(State(service): Shared) -> StatusCode {
+    if service.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+async fn model_ready(State(service): Shared, Path(named): Path<Named>) -> Response {
+    match service.check(&named) {
+        Ok(()) if service.is_ready() => StatusCode::OK.into_response(),
+        Ok(()) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn model(State(service): Shared, Path(named): Path<Named>) -> Response {
+    match service.check(&named) {
+        Ok(()) => json(StatusCode::OK, &open_inference::metadata(&service.model)),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn infer(State(service): Shared, Path(named): Path<Named>, request: Request) -> Response {
+    let result = async {
+        service.check(&named)?;
+        let place = service.worker.place()?;
+        let body = read(request.into_body()).await?;
+        let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
+            open_inference::infer(model, metrics, &body)
+        };
+        Ok(json(StatusCode::OK, &service.worker.run(place, work).await??))
+    };
+    service.answer(result.await)
+}
+
+/// The body is a picture or a recording, as `predict` takes them from files.
+async fn predict(State(service): Shared, request: Request) -> Response {
+    #[derive(Serialize)]
+    struct Predictions {
+        predictions: Vec<Value>,
+    }
+    let spec = service.spec;
+    let result = async {
+        let place = service.worker.place()?;
+        let body = read(request.into_body()).await?;
+        let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
+            let predictions = model.predict_bytes(&body)?;
+            let mut published = Vec::with_capacity(predictions.len());
+            for prediction in &predictions {
+                metrics.observe_us(prediction.latency_us);
+                let value = serde_json::to_value(Published::new(spec, None, prediction));
+                published.push(value.map_err(|error| Refusal::failed(error.to_string()))?);
+            }
+            Ok::<_, Refusal>(Predictions {
+                predictions: published,
+            })
+        };
+        Ok(json(StatusCode::OK, &service.worker.run(place, work).await??))
+    };
+    service.answer(result.await)
+}

@@ -1,0 +1,129 @@
+//! What the environment and the command line set.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use aiot_inference::{ExecutionProvider, SessionOptions};
+use aiot_package::PACKAGE_DIR;
+
+use crate::command::Overrides;
+
+/// Where everything is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) model_dir: PathBuf,
+    pub(crate) engine_library: PathBuf,
+    pub(crate) http_address: SocketAddr,
+    pub(crate) metrics_address: SocketAddr,
+    pub(crate) session: SessionOptions,
+}
+
+impl Settings {
+    /// From `environment` (name → value) with `overrides` above it. An empty variable counts as absent, since a
+    /// deployment manifest cannot remove one.
+    pub(crate) fn new(
+        environment: impl Fn(&str) -> Option<String>,
+        overrides: Overrides,
+    ) -> Result<Settings, String> {
+        let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let address = |given: Option<String>, name: &str, default: &str| {
+            let text = given
+                .or_else(|| variable(name))
+                .unwrap_or_else(|| default.to_owned());
+            text.parse::<SocketAddr>()
+                .map_err(|_| format!("{name}: `{text}` is not an address like `0.0.0.0:8080`"))
+        };
+        let provider = |name: &str, text: &str| {
+            text.trim()
+                .parse::<ExecutionProvider>()
+                .map_err(|error| format!("{name}: {error}"))
+        };
+        let mut session = SessionOptions::default();
+        if let Some(list) = variable("AIOT_EXECUTION_PROVIDERS") {
+            session.providers = list
+                .split(',')
+                .map(|text| provider("AIOT_EXECUTION_PROVIDERS", text))
+                .collect::<Result<_, _>>()?;
+        }
+        if let Some(text) = variable("AIOT_REQUIRE_PROVIDER") {
+            session.require_provider = Some(provider("AIOT_REQUIRE_PROVIDER", &text)?);
+        }
+        if let Some(text) = variable("AIOT_INTRA_THREADS") {
+            session.intra_threads = text
+                .parse::<u8>()
+                .map_err(|_| format!("AIOT_INTRA_THREADS: `{text}` is not a number from 0 to 255"))?
+                .into();
+        }
+        let path = |given: Option<PathBuf>, name: &str, default: &str| {
+            given
+                .or_else(|| variable(name).map(PathBuf::from))
+                .unwrap_or_else(|| default.into())
+        };
+        Ok(Settings {
+            model_dir: path(overrides.model_dir, "AIOT_MODEL_DIR", PACKAGE_DIR),
+            engine_library: path(
+                overrides.engine_library,
+                "AIOT_ENGINE_LIBRARY",
+                "/usr/lib/libonnxruntime.so",
+            ),
+            http_address: address(overrides.http_address, "AIOT_HTTP_ADDRESS", "0.0.0.0:8080")?,
+            metrics_address: address(overrides.metrics_address, "AIOT_METRICS_ADDRESS", "0.0.0.0:9600")?,
+            session,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)], overrides: Overrides) -> Result<Settings, String> {
+        let find = |name: &str| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_string())
+        };
+        Settings::new(find, overrides)
+    }
+
+    #[test]
+    fn defaults_environment_command_line() {
+        let plain = settings(&[], Overrides::default()).unwrap();
+        assert_eq!(plain.model_dir, PathBuf::from("/model"));
+        assert_eq!(plain.http_address.to_string(), "0.0.0.0:8080");
+        assert_eq!(plain.session, SessionOptions::default());
+
+        let variables = [
+            ("AIOT_MODEL_DIR", "/a"),
+            ("AIOT_EXECUTION_PROVIDERS", "tensorrt, cuda,cpu"),
+            ("AIOT_REQUIRE_PROVIDER", "cuda"),
+            ("AIOT_INTRA_THREADS", "4"),
+            ("AIOT_HTTP_ADDRESS", ""),
+        ];
+        let overrides = Overrides {
+            model_dir: Some("/b".into()),
+            ..Overrides::default()
+        };
+        let set = settings(&variables, overrides).unwrap();
+        assert_eq!(set.model_dir, PathBuf::from("/b"));
+        assert_eq!(set.session.providers.len(), 3);
+        assert_eq!(set.session.require_provider, Some(ExecutionProvider::Cuda));
+        assert_eq!(set.session.intra_threads, 4);
+        assert_eq!(set.http_address.port(), 8080);
+    }
+
+    #[test]
+    fn mistakes_name_the_variable() {
+        for (name, value) in [
+            ("AIOT_EXECUTION_PROVIDERS", "gpu"),
+            ("AIOT_REQUIRE_PROVIDER", "npu"),
+            ("AIOT_INTRA_THREADS", "many"),
+            ("AIOT_HTTP_ADDRESS", "8080"),
+            ("AIOT_METRICS_ADDRESS", "here:9600"),
+        ] {
+            let error = settings(&[(name, value)], Overrides::default()).unwrap_err();
+            assert!(error.starts_with(name) && error.contains(value), "{error}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The HTTP service of a module, with the built binary, a real engine and real sockets.
+
+#[path = "../../edge-runtime/tests/support/mod.rs"]
+mod support;
+
+use std::io::{Cursor, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{Service, command, connect, finished, golden, package, read_response};
+
+fn start(package: &Path) -> Service {
+    Service::start(command(env!("CARGO_BIN_EXE_vision"), package, &["serve"]))
+}
+
+fn png(colour: [u8; 3]) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(4, 4, image::Rgb(colour))
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    bytes.into_inner()
+}
+
+fn infer_body(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    // Red is 1, green 0, blue 0.5 everywhere.
+    let data: Vec<f32> = [1.0, 0.0, 0.5]
+        .into_iter()
+        .flat_map(|value| [value; 16])
+        .collect();
+    let input = json!({"name": "input", "shape": [1, 3, 4, 4], "datatype": "FP32", "data": data});
+    let mut body = json!({"id": "42", "inputs": [input]});
+    change(&mut body);
+    body.to_string().into_bytes()
+}
+
+/// Whether the service asks for the body; it does so when the request has its place in the queue.
+fn begins_with_continue(stream: &mut TcpStream) -> bool {
+    let wanted = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut first = [0; 25];
+    stream.read_exact(&mut first).unwrap();
+    first == *wanted
+}
+
+#[test]
+fn describes_itself() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let (status, server) = service.json("GET", "/v2", b"");
+    assert_eq!(
+        (status, &server["name"], &server["extensions"]),
+        (200, &json!("vision"), &json!([]))
+    );
+    for path in [
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/colour/ready",
+        "/v2/models/colour/versions/1.2.3/ready",
+    ] {
+        assert_eq!(service.request("GET", path, b""), (200, String::new()), "{path}");
+    }
+    let expected = json!({
+        "name": "colour", "versions": ["1.2.3"], "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 4, 4]}],
+        "outputs": [{"name": "output", "datatype": "FP32", "shape": [1, 3]}],
+    });
+    assert_eq!(service.json("GET", "/v2/models/colour", b""), (200, expected));
+    for path in [
+        "/v2/models/other",
+        "/v2/models/colour/versions/9",
+        "/v2/models/other/ready",
+        "/nowhere",
+    ] {
+        let (status, body) = service.json("GET", path, b"");
+        assert!(
+            status == 404 && body["error"].is_string(),
+            "{path}: {status} {body}"
+        );
+    }
+    assert_eq!(service.request("GET", "/v2/models/colour/infer", b"").0, 405);
+}
+
+#[test]
+fn infers_tensors() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let expected = json!({
+        "model_name": "colour", "model_version": "1.2.3", "id": "42",
+        "outputs": [{"name": "output", "datatype": "FP32", "shape": [1, 3], "data": [10.0, 0.0, 5.0]}],
+    });
+    let infer = |body: &[u8]| service.json("POST", "/v2/models/colour/infer", body);
+    assert_eq!(infer(&infer_body(|_| ())), (200, expected.clone()));
+    assert_eq!(
+        service
+            .json(
+                "POST",
+                "/v2/models/colour/versions/1.2.3/infer",
+                &infer_body(|_| ())
+            )
+            .0,
+        200
+    );
+    let nested: Vec<_> = [1.0, 0.0, 0.5]
+        .into_iter()
+        .map(|value| vec![vec![value; 4]; 4])
+        .collect();
+    assert_eq!(
+        infer(&infer_body(|body| body["inputs"][0]["data"] = json!([nested]))),
+        (200, expected)
+    );
+
+    let check = |change: &dyn Fn(&mut Value), wanted: &str| {
+        let (status, body) = infer(&infer_body(|body| change(body)));
+        let error = body["error"].as_str().unwrap_or_default();
+        assert!(
+            status == 400 && error.contains(wanted),
+            "{wanted}: {status} {body}"
+        );
+    };
+    check(
+        &|body| body["inputs"][0]["shape"] = json!([1, 3, 4, 5]),
+        "the shape is [1, 3, 4, 4]",
+    );
+    check(&|body| body["inputs"][0]["shape"] = json!([-1]), "malformed");
+    check(
+        &|body| body["inputs"][0]["datatype"] = json!("INT8"),
+        "FP32, not `INT8`",
+    );
+    check(&|body| body["inputs"][0]["name"] = json!("x"), "`input`, not `x`");
+    check(&|body| body["inputs"][0]["data"] = json!([1.0]), "1 values");
+    check(
+        &|body| body["inputs"][0]["data"][3] = json!(null),
+        "expected a number",
+    );
+    check(
+        &|body| body["inputs"] = json!([]),
+        "exactly one input is wanted, 0",
+    );
+    check(
+        &|body| body["outputs"] = json!([{"name": "other"}]),
+        "no output `other`",
+    );
+    for body in [&b""[..], b"{", b"[]", b"\xff", &[b'['; 10_000]] {
+        assert_eq!(infer(body).0, 400);
+    }
+}
+
+#[test]
+fn predicts_pictures_and_counts() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let predict = |body: &[u8]| service.json("POST", "/v1/predict", body);
+    let (status, body) = predict(&png([0, 0, 255]));
+    assert_eq!(
+        (status, &body["predictions"][0]["result"]["label"]),
+        (200, &json!("blue")),
+        "{body}"
+    );
+    assert_eq!(body["predictions"][0]["model"], "colour");
+    for (body, wanted) in [
+        (&b"not a picture"[..], "neither a PNG nor a JPEG"),
+        (&png([1, 2, 3])[..40], "cannot be decoded"),
+        (b"", "neither"),
+    ] {
+        let (status, body) = predict(body);
+        assert!(
+            status == 400 && body["error"].as_str().unwrap().contains(wanted),
+            "{body}"
+        );
+    }
+    let (status, _) = service.request("POST", "/v1/predict", &vec![0; (16 << 20) + 1]);
+    assert_eq!(status, 413);
+    assert_eq!(service.request("POST", "/v2/models/colour/infer", b"{").0, 400);
+
+    let text = service.scrape();
+    for line in [
+        "aiot_inferences_total 1",
+        "aiot_inference_errors_total{reason=\"bad_input\"} 3",
+        "aiot_inference_errors_total{reason=\"bad_request\"} 1",
+        "aiot_inference_errors_total{reason=\"too_large\"} 1",
+        "aiot_inference_errors_total{reason=\"queue_full\"} 0",
+        "aiot_inference_seconds_bucket{le=\"+Inf\"} 1",
+        "aiot_inference_seconds_count 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    let info = text
+        .lines()
+        .find(|line| line.starts_with("aiot_model_info{"))
+        .unwrap();
+    for label in [
+        "model=\"colour\"",
+        "version=\"1.2.3\"",
+        "digest=\"sha256:",
+        "execution_provider=\"cpu\"",
+    ] {
+        assert!(info.contains(label), "{info}");
+    }
+    assert!(text.contains("\nprocess_start_time_seconds "));
+}
+
+#[test]
+fn a_full_queue_pushes_back_and_recovers() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    // Each connection takes a place, as `100 Continue` proves, and keeps the service waiting for the body.
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let mut stream = connect(&service.http);
+        let head = "POST /v1/predict HTTP/1.1\r\nHost: module\r\nConnection: close\r\n";
+        stream
+            .write_all(format!("{head}Expect: 100-continue\r\nContent-Length: 1\r\n\r\n").as_bytes())
+            .unwrap();
+        if !begins_with_continue(&mut stream) {
+            break stream;
+        }
+        waiting.push(stream);
+        assert!(waiting.len() < 100, "never full");
+    };
+    drop(refused);
+    assert_eq!(waiting.len(), 16);
+    assert_eq!(service.request("POST", "/v1/predict", &png([255, 0, 0])).0, 429);
+    // Health is not queued.
+    assert_eq!(service.request("GET", "/v2/health/ready", b"").0, 200);
+    for mut stream in waiting {
+        stream.write_all(b"x").unwrap();
+        assert_eq!(read_response(stream).0, 400);
+    }
+    assert_eq!(service.request("POST", "/v1/predict", &png([255, 0, 0])).0, 200);
+    assert!(
+        service
+            .scrape()
+            .contains("aiot_inference_errors_total{reason=\"queue_full\"} 2\n")
+    );
+}
+
+#[test]
+fn many_senders_get_their_own_answers() {
+    let dir = package("colour");
+    let service = &start(dir.path());
+    std::thread::scope(|scope| {
+        for (colour, label) in [
+            ([255, 0, 0], "red"),
+            ([0, 255, 0], "green"),
+            ([0, 0, 255], "blue"),
+        ]
+        .repeat(3)
+        {
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let (status, body) = service.json("POST", "/v1/predict", &png(colour));
+                    assert_eq!(
+                        (status, &body["predictions"][0]["result"]["label"]),
+                        (200, &json!(label))
+                    );
+                }
+            });
+        }
+    });
+    assert!(service.scrape().contains("\naiot_inferences_total 180\n"));
+}
+
+#[test]
+fn sigterm_finishes_what_was_accepted() {
+    let dir = package("colour");
+    golden(
+        dir.path(),
+        &[("red.png", &png([255, 0, 0]), json!({"output": [10.0, 0.0, 0.0]}))],
+    );
+    let service = start(dir.path());
+    let picture = png([0, 255, 0]);
+    let mut slow = connect(&service.http);
+    let length = picture.len();
+    let head = format!(
+        "POST /v1/predict HTTP/1.1\r\nHost: m\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+    );
+    slow.write_all(head.as_bytes()).unwrap();
+    assert!(begins_with_continue(&mut slow), "the request was not accepted");
+    service.terminate();
+    slow.write_all(&picture).unwrap();
+    let (status, body) = read_response(slow);
+    assert!(status == 200 && body.contains("\"green\""), "{status} {body}");
+    let (code, log) = service.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("stopping"), "{log}");
+}
+
+#[test]
+fn health_asks_the_service() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let health = |address: &str| {
+        let mut command = command(env!("CARGO_BIN_EXE_vision"), Path::new("/nowhere"), &["health"]);
+        command.env("AIOT_HTTP_ADDRESS", address);
+        finished(command).0
+    };
+    assert_eq!(health(&service.http), 0);
+    let port = service.http.rsplit(':').next().unwrap();
+    assert_eq!(health(&format!("0.0.0.0:{port}")), 0);
+    // The metrics' port has no health.
+    assert_eq!(health(&service.metrics), 1);
+}
+
+#[test]
+fn a_taken_address_is_named() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let mut second = command(env!("CARGO_BIN_EXE_vision"), dir.path(), &["serve"]);
+    second.env("AIOT_HTTP_ADDRESS", &service.http);
+    let (code, _, stderr) = finished(second);
+    assert_eq!(code, 3);
+    assert!(stderr.contains("set AIOT_HTTP_ADDRESS to another"), "{stderr}");
+}
