@@ -1,0 +1,595 @@
+//! Push: blobs, configs, manifests, index, and the tag last, so that a cut leaves the old tag whole.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use aiot_package::Digest;
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::{Method, Response, StatusCode, Url};
+use tokio::task::JoinSet;
+
+use super::auth::Access;
+use super::http::{Backoff, Body, Request, SentCallback};
+use super::pull::MANIFEST_TYPES;
+use super::{RegistryClient, RegistryError, Retry};
+use crate::document::{Descriptor, MAX_DOCUMENT_BYTES};
+use crate::image;
+use crate::layout::MAX_INDEX_DEPTH;
+use crate::reference::{Repository, is_tag};
+use crate::store::Store;
+
+/// Is told what happens during a push.
+pub type PushListener = Arc<dyn Fn(&PushEvent) + Send + Sync>;
+
+/// How to push.
+#[derive(Clone)]
+pub struct PushOptions {
+    /// Whether a tag that names another image may be moved.
+    pub overwrite_tag: bool,
+    /// Uploads at the same time, at least 1.
+    pub uploads_in_parallel: usize,
+    /// Told what happens, from any thread; must return fast.
+    pub on_event: Option<PushListener>,
+}
+
+impl Default for PushOptions {
+    /// Four uploads; tags do not move.
+    fn default() -> PushOptions {
+        PushOptions {
+            overwrite_tag: false,
+            uploads_in_parallel: 4,
+            on_event: None,
+        }
+    }
+}
+
+impl fmt::Debug for PushOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PushOptions")
+            .field("overwrite_tag", &self.overwrite_tag)
+            .field("uploads_in_parallel", &self.uploads_in_parallel)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PushOptions {
+    fn tell(&self, event: PushEvent) {
+        if let Some(on_event) = &self.on_event {
+            on_event(&event);
+        }
+    }
+}
+
+/// What happens during a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushEvent {
+    /// How much of a blob is on its way. A position, not an increment: it falls back when an upload starts again, so
+    /// that nothing is counted twice.
+    Sent {
+        /// The blob.
+        digest: Digest,
+        /// Bytes sent so far.
+        position_bytes: u64,
+        /// Bytes in all.
+        size_bytes: u64,
+    },
+    /// The registry has the blob.
+    Delivered {
+        /// The blob.
+        digest: Digest,
+        /// Bytes of the blob.
+        size_bytes: u64,
+        /// How it got there.
+        how: BlobDelivery,
+    },
+    /// The registry has the manifest or index.
+    Manifest {
+        /// Its digest.
+        digest: Digest,
+    },
+}
+
+/// How a blob got into its repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobDelivery {
+    /// It was there.
+    Present,
+    /// Taken over from another repository of the registry.
+    Mounted,
+    /// Sent.
+    Uploaded,
+}
+
+/// What a push did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushReceipt {
+    /// Blobs that were there.
+    pub blobs_present: usize,
+    /// Blobs taken over from another repository.
+    pub blobs_mounted: usize,
+    /// Blobs sent.
+    pub blobs_uploaded: usize,
+    /// Their bytes.
+    pub uploaded_bytes: u64,
+    /// Manifests and indexes sent.
+    pub manifests_uploaded: usize,
+}
+
+/// What is below the root of a push, children before parents, each once.
+#[derive(Default)]
+struct Graph {
+    images: Vec<Image>,
+    inner_indexes: Vec<Descriptor>,
+}
+
+struct Image {
+    descriptor: Descriptor,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+impl RegistryClient {
+    /// Pushes the image or index `root` of a store or layout to a repository, and names it `tag` if one is given.
+    ///
+    /// What the registry has is not sent again: a tag that names the image already costs one request, and an image
+    /// that is there proves its blobs. A blob that this client put into or found in another repository of the same
+    /// registry is mounted from there.
+    ///
+    /// # Errors
+    /// [`RegistryError::TagExists`] unless overwriting is allowed; [`RegistryError::Unauthorized`];
+    /// [`RegistryError::Store`] for blobs that are missing or corrupt here; the last failure of a request that was
+    /// tried often enough. Pushing again continues.
+    pub async fn push(
+        &self,
+        store: &Store,
+        root: &Descriptor,
+        to: &Repository,
+        tag: Option<&str>,
+        options: &PushOptions,
+    ) -> Result<PushReceipt, RegistryError> {
+        let access = Access::push(to);
+        let mut receipt = PushReceipt::default();
+        if let Some(tag) = tag {
+            if !is_tag(tag) {
+                return Err(RegistryError::NotFound(format!("{to}:{tag}: that is no tag")));
+            }
+            match self.manifest_digest(&access, tag).await? {
+                Some(found) if found == root.digest => return Ok(receipt),
+                Some(found) if !options.overwrite_tag => {
+                    let (repository, tag) = (Box::new(to.clone()), tag.to_owned());
+                    return Err(RegistryError::TagExists {
+                        repository,
+                        tag,
+                        found,
+                        wanted: root.digest,
+                    });
+                }
+                _ => {}
+            }
+        }
+        let mut graph = Graph::default();
+        collect(store, root, 0, &mut graph)?;
+        if self.manifest_digest(&access, &root.digest.to_string()).await? != Some(root.digest) {
+            self.push_children(store, &access, root, &graph, options, &mut receipt)
+                .await?;
+        } else if tag.is_none() {
+            return Ok(receipt);
+        }
+        let name = tag.map_or(root.digest.to_string(), str::to_owned);
+        self.put_manifest(store, &access, &name, root, options, &mut receipt)
+            .await?;
+        Ok(receipt)
+    }
+
+    /// Everything that `root` needs to be there before it.
+    async fn push_children(
+        &self,
+        store: &Store,
+        access: &Access,
+        root: &Descriptor,
+        graph: &Graph,
+        options: &PushOptions,
+        receipt: &mut PushReceipt,
+    ) -> Result<(), RegistryError> {
+        let mut missing = Vec::new();
+        for image in &graph.images {
+            let digest = image.descriptor.digest;
+            if digest == root.digest
+                || self.manifest_digest(access, &digest.to_string()).await? != Some(digest)
+            {
+                missing.push(image);
+            }
+        }
+        let by_digest = |blobs: &mut dyn Iterator<Item = &Descriptor>| -> BTreeMap<Digest, Descriptor> {
+            blobs.map(|blob| (blob.digest, blob.clone())).collect()
+        };
+        let layers = by_digest(&mut missing.iter().flat_map(|image| &image.layers));
+        let configs = by_digest(&mut missing.iter().map(|image| &image.config));
+        self.push_blobs(store, access, layers, options, receipt).await?;
+        self.push_blobs(store, access, configs, options, receipt).await?;
+        let manifests = missing
+            .iter()
+            .map(|image| &image.descriptor)
+            .chain(&graph.inner_indexes);
+        for manifest in manifests.filter(|manifest| manifest.digest != root.digest) {
+            self.put_manifest(
+                store,
+                access,
+                &manifest.digest.to_string(),
+                manifest,
+                options,
+                receipt,
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn push_blobs(
+        &self,
+        store: &Store,
+        access: &Access,
+        blobs: BTreeMap<Digest, Descriptor>,
+        options: &PushOptions,
+        receipt: &mut PushReceipt,
+    ) -> Result<(), RegistryError> {
+        let mut waiting = blobs.into_values();
+        // Dropped on an error, which ends the uploads that still run.
+        let mut running: JoinSet<Result<(Descriptor, BlobDelivery), RegistryError>> = JoinSet::new();
+        loop {
+            while running.len() < options.uploads_in_parallel.max(1)
+                && let Some(blob) = waiting.next()
+            {
+                let (client, store) = (self.clone(), store.clone());
+                let (access, options) = (access.clone(), options.clone());
+                running.spawn(async move {
+                    let how = client.push_blob(&store, &access, &blob, &options).await?;
+                    Ok((blob, how))
+                });
+            }
+            let Some(finished) = running.join_next().await else {
+                return Ok(());
+            };
+            let (blob, how) = match finished {
+                Ok(result) => result?,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            };
+            match how {
+                BlobDelivery::Present => receipt.blobs_present += 1,
+                BlobDelivery::Mounted => receipt.blobs_mounted += 1,
+                BlobDelivery::Uploaded => {
+                    receipt.blobs_uploaded += 1;
+                    receipt.uploaded_bytes += blob.size;
+                }
+            }
+            options.tell(PushEvent::Delivered {
+                digest: blob.digest,
+                size_bytes: blob.size,
+                how,
+            });
+        }
+    }
+
+    async fn push_blob(
+        &self,
+        store: &Store,
+        access: &Access,
+        blob: &Descriptor,
+        options: &PushOptions,
+    ) -> Result<BlobDelivery, RegistryError> {
+        let having = self.repositories_with(&access.repository, &blob.digest);
+        if having.contains(access.repository.name()) {
+            return Ok(BlobDelivery::Present);
+        }
+        let mut session = None;
+        let how = match having.first() {
+            Some(from) => match self.mount(access, blob, from).await? {
+                Mount::Done => Some(BlobDelivery::Mounted),
+                Mount::Session(url) => {
+                    session = Some(url);
+                    None
+                }
+                Mount::Refused => None,
+            },
+            None => None,
+        };
+        let how = match how {
+            Some(how) => how,
+            None if session.is_none() && self.has_blob(access, blob).await? => BlobDelivery::Present,
+            None => {
+                self.upload(store, access, blob, session, options).await?;
+                BlobDelivery::Uploaded
+            }
+        };
+        self.remember_blob(&access.repository, &blob.digest);
+        Ok(how)
+    }
+
+    async fn has_blob(&self, access: &Access, blob: &Descriptor) -> Result<bool, RegistryError> {
+        let url = self.url(&access.repository, &format!("blobs/{}", blob.digest))?;
+        let request = Request::new(Method::HEAD, url);
+        let response = self.send(access, &request).await?;
+        match response.status() {
+            StatusCode::OK => Ok(true),
+            // 405: a registry that cannot tell; then it gets the blob.
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(false),
+            _ => Err(self.status_error(&request, response).await),
+        }
+    }
+
+    async fn mount(&self, access: &Access, blob: &Descriptor, from: &str) -> Result<Mount, RegistryError> {
+        let access = Access {
+            mount_from: Some(from.to_owned()),
+            ..access.clone()
+        };
+        let mut url = self.url(&access.repository, "blobs/uploads/")?;
+        url.query_pairs_mut()
+            .append_pair("mount", &blob.digest.to_string())
+            .append_pair("from", from);
+        let request = Request::new(Method::POST, url);
+        match self.send(&access, &request).await {
+            Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
+            Ok(response) if response.status() == StatusCode::ACCEPTED => Ok(Mount::Session(
+                self.upload_location(&access, &request, &response)?,
+            )),
+            // Whoever may not read the other repository, or meets a registry that cannot mount, uploads.
+            Ok(_) | Err(RegistryError::Unauthorized { .. }) => Ok(Mount::Refused),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a blob in one PUT, as often as it takes.
+    async fn upload(
+        &self,
+        store: &Store,
+        access: &Access,
+        blob: &Descriptor,
+        mut session: Option<Url>,
+        options: &PushOptions,
+    ) -> Result<(), RegistryError> {
+        if !store.contains(&blob.digest, blob.size) {
+            verify(store, blob).await?;
+        }
+        let mut backoff = Backoff::new(self.inner.options.retry);
+        loop {
+            let url = match session.take() {
+                Some(url) => url,
+                None => self.start_upload(access).await?,
+            };
+            match self.put_blob(store, access, blob, url, options).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.retry() != Retry::Never => {
+                    if !backoff.again(&error).await {
+                        return Err(error);
+                    }
+                    // The blob may have arrived and only the answer got lost.
+                    if self.has_blob(access, blob).await? {
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    // A registry that refuses the bytes may be right: then the fault is ours, and named.
+                    if matches!(error, RegistryError::Status { status: 400, .. }) {
+                        verify(store, blob).await?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn start_upload(&self, access: &Access) -> Result<Url, RegistryError> {
+        let request = Request::new(Method::POST, self.url(&access.repository, "blobs/uploads/")?);
+        let response = self.send(access, &request).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Err(self.status_error(&request, response).await);
+        }
+        self.upload_location(access, &request, &response)
+    }
+
+    async fn put_blob(
+        &self,
+        store: &Store,
+        access: &Access,
+        blob: &Descriptor,
+        mut url: Url,
+        options: &PushOptions,
+    ) -> Result<(), RegistryError> {
+        url.query_pairs_mut()
+            .append_pair("digest", &blob.digest.to_string());
+        let mut request = Request::new(Method::PUT, url);
+        request.content_type = Some("application/octet-stream".to_owned());
+        let (options, digest, size_bytes) = (options.clone(), blob.digest, blob.size);
+        let on_sent = move |position_bytes| {
+            options.tell(PushEvent::Sent {
+                digest,
+                position_bytes,
+                size_bytes,
+            })
+        };
+        request.body = Body::File {
+            path: store.path(&digest),
+            size: size_bytes,
+            on_sent: SentCallback(Arc::new(on_sent)),
+        };
+        let response = self.exchange(access, &request).await?;
+        match response.status() {
+            StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => Ok(()),
+            // The session is gone (a proxy changed, a replica lags): a new one may do.
+            StatusCode::NOT_FOUND => match self.status_error(&request, response).await {
+                RegistryError::Status {
+                    method,
+                    url,
+                    status,
+                    message,
+                    ..
+                } => Err(RegistryError::Status {
+                    method,
+                    url,
+                    status,
+                    message,
+                    retry: Retry::Later,
+                }),
+                other => Err(other),
+            },
+            _ => Err(self.status_error(&request, response).await),
+        }
+    }
+
+    async fn put_manifest(
+        &self,
+        store: &Store,
+        access: &Access,
+        name: &str,
+        manifest: &Descriptor,
+        options: &PushOptions,
+        receipt: &mut PushReceipt,
+    ) -> Result<(), RegistryError> {
+        // The bytes that were hashed, never a document written anew.
+        let bytes = Bytes::from(store.read_verified(&manifest.digest, MAX_DOCUMENT_BYTES)?);
+        let mut request = Request::new(
+            Method::PUT,
+            self.url(&access.repository, &format!("manifests/{name}"))?,
+        );
+        request.content_type = Some(manifest.media_type.to_string());
+        request.body = Body::Bytes(bytes);
+        let response = self.send(access, &request).await?;
+        if !matches!(
+            response.status(),
+            StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK
+        ) {
+            return Err(self.status_error(&request, response).await);
+        }
+        if let Some(found) = content_digest(response.headers()).filter(|found| *found != manifest.digest) {
+            let (url, expected) = (super::http::shown(&request.url), manifest.digest);
+            return Err(RegistryError::WrongDigest { url, expected, found });
+        }
+        receipt.manifests_uploaded += 1;
+        options.tell(PushEvent::Manifest {
+            digest: manifest.digest,
+        });
+        Ok(())
+    }
+
+    /// The digest that a tag or digest names in the registry; `None` when it names nothing.
+    pub(super) async fn manifest_digest(
+        &self,
+        access: &Access,
+        name: &str,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let mut request = Request::new(
+            Method::HEAD,
+            self.url(&access.repository, &format!("manifests/{name}"))?,
+        );
+        request.accept = Some(MANIFEST_TYPES);
+        let response = self.send(access, &request).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            _ => return Err(self.status_error(&request, response).await),
+        }
+        if let Some(digest) = content_digest(response.headers()) {
+            return Ok(Some(digest));
+        }
+        // Older registries leave the header out.
+        request.method = Method::GET;
+        let response = self.send(access, &request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.status_error(&request, response).await);
+        }
+        Ok(Some(Digest::of(
+            &self
+                .read_body(&request, response, MAX_DOCUMENT_BYTES as usize)
+                .await?,
+        )))
+    }
+
+    fn upload_location(
+        &self,
+        access: &Access,
+        request: &Request,
+        response: &Response,
+    ) -> Result<Url, RegistryError> {
+        let location = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|location| location.to_str().ok())
+            .ok_or_else(|| self.protocol_error(request, "it accepted an upload without saying where"))?;
+        let mut url = request
+            .url
+            .join(location)
+            .map_err(|_| self.protocol_error(request, "the address for the upload is no URL"))?;
+        let registry = self.registry_url(access.repository.registry())?;
+        if registry.scheme() == "https" && url.scheme() == "http" && url.host_str() == registry.host_str() {
+            // A registry behind a proxy that ends TLS does not know that it is reached by HTTPS.
+            let port = registry.port();
+            let upgraded = url.set_scheme("https").and_then(|()| url.set_port(port));
+            upgraded.map_err(|()| self.protocol_error(request, "the address for the upload is no URL"))?;
+        }
+        if url.scheme() != registry.scheme() && url.scheme() != "https" {
+            return Err(self.protocol_error(request, "it wants the upload over an unprotected connection"));
+        }
+        Ok(url)
+    }
+}
+
+enum Mount {
+    Done,
+    Session(Url),
+    Refused,
+}
+
+/// `Docker-Content-Digest`, which registries of the specification use too.
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
+}
+
+/// Reads a blob to its end, off the runtime's thread; the error names what is wrong with it.
+async fn verify(store: &Store, blob: &Descriptor) -> Result<(), RegistryError> {
+    let (store, digest) = (store.clone(), blob.digest);
+    match tokio::task::spawn_blocking(move || store.open_verified(&digest)?.finish()).await {
+        Ok(result) => Ok(result?),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Reads what is below `node`; an image that is the node itself is among the images.
+fn collect(store: &Store, node: &Descriptor, depth: usize, graph: &mut Graph) -> Result<(), RegistryError> {
+    if node.media_type.is_manifest() {
+        if graph
+            .images
+            .iter()
+            .all(|image| image.descriptor.digest != node.digest)
+        {
+            let manifest = image::read_manifest(store, &node.digest)?;
+            let (config, layers) = (manifest.config, manifest.layers);
+            graph.images.push(Image {
+                descriptor: node.clone(),
+                config,
+                layers,
+            });
+        }
+        return Ok(());
+    }
+    if !node.media_type.is_index() || depth >= MAX_INDEX_DEPTH {
+        let what = node.digest.to_string();
+        return Err(RegistryError::MediaType {
+            what,
+            media_type: node.media_type.clone(),
+        });
+    }
+    for child in image::read_index(store, &node.digest)?.manifests {
+        collect(store, &child, depth + 1, graph)?;
+    }
+    if depth > 0
+        && graph
+            .inner_indexes
+            .iter()
+            .all(|index| index.digest != node.digest)
+    {
+        graph.inner_indexes.push(node.clone());
+    }
+    Ok(())
+}
