@@ -88,7 +88,8 @@ fn join(missing: &BTreeMap<String, BTreeSet<String>>) -> String {
 /// `usr/lib/<multiarch>`, where Debian's loader looks without a cache. Further: the loader's path as the ABI wants
 /// it, `lib -> usr/lib` and (amd64) `lib64 -> usr/lib64`, control stanzas and copyright files.
 ///
-/// Libraries that are opened by name at run time (`dlopen`) are not seen: name them as roots.
+/// Libraries that are opened by name at run time (`dlopen`) are not seen: name them as roots. Those that a maintainer
+/// script links into place (BLAS and others under `update-alternatives`) count as missing.
 ///
 /// # Errors
 /// [`RuntimeError`]; all missing libraries come at once, each with who needs it.

@@ -76,7 +76,8 @@ impl FileTree {
     }
 
     /// Unpacks one `.deb` into the tree. `bytes` have been checked against the lock already
-    /// ([`crate::fetch_package`] does); here the control file is checked against it too.
+    /// ([`crate::fetch_package`] does); here the control file is checked against it too. Where two packages bring
+    /// the same bytes under one path, the first owns them: add in the lock's order.
     ///
     /// # Errors
     /// [`TreeError`], with the package's name; the tree is as before then.
@@ -104,6 +105,10 @@ impl FileTree {
         }
         let mut added: BTreeMap<String, Node> = BTreeMap::new();
         for Entry { path, kind, .. } in package.entries {
+            if MERGED_DIRS.contains(&path.as_str()) && matches!(kind, EntryKind::Symlink(_)) {
+                // base-files brings `lib -> usr/lib`, which this tree has by itself.
+                continue;
+            }
             let path = merged_path(path);
             // An unmerged package's own `lib` folder may name a folder that is there already.
             let before = added.get(&path).or_else(|| self.nodes.get(&path));
@@ -290,6 +295,21 @@ mod tests {
             ["usr/lib", "usr/lib/x", "usr/sbin/y"]
         );
         assert_eq!(tree.size_bytes(), 2);
+    }
+
+    #[test]
+    fn the_links_of_base_files_change_nothing() {
+        let base_files = Deb::new("base-files")
+            .link("./lib", "usr/lib")
+            .dir("./usr/")
+            .file("usr/lib/os-release", b"d");
+        let tree = tree(&[
+            Deb::new("a").dir("usr/").dir("usr/lib/").file("usr/lib/x", b"1"),
+            base_files,
+        ])
+        .unwrap();
+        assert_eq!(tree.file("lib/x"), Some(b"1".as_slice()));
+        assert_eq!(tree.file("lib/os-release"), Some(b"d".as_slice()));
     }
 
     #[test]

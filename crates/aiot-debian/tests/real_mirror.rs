@@ -3,14 +3,17 @@
 //! Without a mirror the test says `SKIPPED`, and fails where `AIOT_TEST_REQUIRE_TOOLS=1`.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use aiot_debian::{
     Architecture, Fetch, FetchError, FileTree, LockedPackage, PackageSources, RuntimeFile, RuntimeFileKind,
-    Signature, Store, Verifier, choose_mirror, fetch_index, fetch_package, read_apt_sources, read_elf,
-    resolve, runtime_files,
+    Signature, SignatureError, Store, Verifier, choose_mirror, fetch_index, fetch_package, read_apt_sources,
+    read_elf, resolve, runtime_files,
 };
 
 struct Web(reqwest::blocking::Client);
@@ -63,6 +66,16 @@ impl Store for NoStore {
     fn put(&self, _: &str, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Says so loudly, or fails where nothing may be skipped.
+fn skip(reason: &str) {
+    assert_ne!(
+        std::env::var("AIOT_TEST_REQUIRE_TOOLS").as_deref(),
+        Ok("1"),
+        "{reason}"
+    );
+    eprintln!("SKIPPED: {reason}");
 }
 
 fn mirror() -> Option<String> {
@@ -232,5 +245,94 @@ fn onnx_runtime_of_armhf_comes_with_all_that_it_needs() {
                 assert!(found.contains(&needed.as_str()), "{} needs {needed}", file.path);
             }
         }
+    }
+    check_with_the_loader(&base);
+}
+
+/// Asks the baked loader itself, under emulation, which libraries it finds for ONNX Runtime.
+fn check_with_the_loader(base: &Base) {
+    let root = tempfile::tempdir().unwrap();
+    for file in &base.files {
+        let path = root.path().join(&file.path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match &file.kind {
+            RuntimeFileKind::File(content) => {
+                fs::write(&path, content).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(file.mode)).unwrap();
+            }
+            RuntimeFileKind::Symlink(target) => symlink(target, &path).unwrap(),
+        }
+    }
+    let architecture = Architecture::Armhf;
+    let loader = root
+        .path()
+        .join(architecture.loader_dir())
+        .join(architecture.loader());
+    let library = root
+        .path()
+        .join("usr/lib")
+        .join(architecture.multiarch())
+        .join("libonnxruntime.so.1.21");
+    let command = Command::new("qemu-arm-static")
+        .arg("-L")
+        .arg(root.path())
+        .arg(loader)
+        .arg("--list")
+        .arg(library)
+        .output();
+    let output = match command {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return skip("qemu-arm-static is not installed (package qemu-user-static)");
+        }
+        output => output.unwrap(),
+    };
+    let listed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && !listed.contains("not found"),
+        "{listed}{output:?}"
+    );
+    // The three stubs for older modules and ONNX Runtime itself are no needs of it.
+    assert!(
+        listed.matches(" => ").count() + 5 >= base.libraries().len(),
+        "{listed}"
+    );
+}
+
+#[test]
+fn a_changed_release_file_is_refused() {
+    let Some(mirror) = mirror() else { return };
+    let verifier = Verifier::default();
+    let signed = Web::new()
+        .fetch(&format!("{mirror}/dists/trixie/InRelease"), 4 << 20)
+        .unwrap();
+    let signed = String::from_utf8(signed).unwrap();
+    let (text, signature) = verifier.verify(signed.as_bytes()).unwrap();
+    if !matches!(signature, Signature::Verified { .. }) {
+        assert_ne!(
+            std::env::var("AIOT_TEST_REQUIRE_TOOLS").as_deref(),
+            Ok("1"),
+            "{signature}"
+        );
+        eprintln!("SKIPPED: {signature}");
+        return;
+    }
+    assert!(text.starts_with("Origin: Debian\n"), "{}", &text[..200]);
+    // Text outside the signature is not what was signed.
+    let prefixed = format!("Origin: Evil\n\n{signed}");
+    assert!(
+        !verifier
+            .verify(prefixed.as_bytes())
+            .is_ok_and(|(text, _)| text.contains("Evil"))
+    );
+    let changed = signed.replacen("Codename: trixie", "Codename: trixia", 1);
+    assert_ne!(changed, signed);
+    for changed in [
+        changed.as_str(),
+        &signed[..signed.len() / 2],
+        "<html>login</html>",
+        "",
+    ] {
+        let error = verifier.verify(changed.as_bytes()).unwrap_err();
+        assert!(matches!(error, SignatureError::Refused { .. }), "{error}");
     }
 }
