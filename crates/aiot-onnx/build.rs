@@ -14,7 +14,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut pending: Vec<_> = files
         .file
         .iter()
-        .flat_map(|file| file.message_type.iter().map(|message| (format!(".{}", file.package()), message)))
+        .flat_map(|file| {
+            file.message_type
+                .iter()
+                .map(|message| (format!(".{}", file.package()), message))
+        })
         .collect();
     while let Some((prefix, message)) = pending.pop() {
         let name = format!("{prefix}.{}", message.name());
@@ -25,8 +29,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         messages.insert(name, fields.collect());
     }
-    let index: BTreeMap<&str, usize> =
-        messages.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+    let index: BTreeMap<&str, usize> = messages
+        .keys()
+        .enumerate()
+        .map(|(index, name)| (name.as_str(), index))
+        .collect();
     let mut table = String::from("pub(crate) static MESSAGES: &[&[Field]] = &[\n");
     for (name, fields) in &messages {
         writeln!(table, "    // {name}\n    &[")?;
@@ -35,12 +42,19 @@ fn main() -> Result<(), Box<dyn Error>> {
                 Some(inner) => format!("Some({})", index[inner.as_str()]),
                 None => "None".to_owned(),
             };
-            writeln!(table, "        Field {{ number: {number}, name: {field:?}, message: {inner} }},")?;
+            writeln!(
+                table,
+                "        Field {{ number: {number}, name: {field:?}, message: {inner} }},"
+            )?;
         }
         table.push_str("    ],\n");
     }
     table.push_str("];\n");
-    writeln!(table, "pub(crate) const MODEL: usize = {};", index[".onnx.ModelProto"])?;
+    writeln!(
+        table,
+        "pub(crate) const MODEL: usize = {};",
+        index[".onnx.ModelProto"]
+    )?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("fields.rs"), table)?;
 

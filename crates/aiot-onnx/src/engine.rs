@@ -23,7 +23,12 @@ pub struct EngineLimits {
 }
 
 const fn limits(minor: u32, opset: i64, ir_version: i64, ml_opset: i64) -> EngineLimits {
-    EngineLimits { minor, opset, ir_version, ml_opset }
+    EngineLimits {
+        minor,
+        opset,
+        ir_version,
+        ml_opset,
+    }
 }
 
 /// The first version with each set of limits, oldest first.
@@ -91,22 +96,44 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::EngineTooOld { minor } => {
-                write!(f, "onnxruntime 1.{minor} is older than 1.17, the oldest that the modules can use")
+                write!(
+                    f,
+                    "onnxruntime 1.{minor} is older than 1.17, the oldest that the modules can use"
+                )
             }
             Problem::IrVersion { ir_version, newest } => {
                 write!(f, "IR version {ir_version} is newer than the engine's {newest}")
             }
-            Problem::Opset { domain, opset, newest } => {
+            Problem::Opset {
+                domain,
+                opset,
+                newest,
+            } => {
                 let domain = if domain.is_empty() { "ai.onnx" } else { domain };
                 write!(f, "opset {opset} of {domain} is newer than the engine's {newest}")
             }
             Problem::UnknownDomain { domain, operators } => {
-                write!(f, "the engine has no domain {domain} (used by {})", operators.join(", "))
+                write!(
+                    f,
+                    "the engine has no domain {domain} (used by {})",
+                    operators.join(", ")
+                )
             }
-            Problem::UnknownOperator { operator, introduced: Some(introduced), opset } => {
-                write!(f, "{operator} appeared in opset {introduced}, the model imports opset {opset}")
+            Problem::UnknownOperator {
+                operator,
+                introduced: Some(introduced),
+                opset,
+            } => {
+                write!(
+                    f,
+                    "{operator} appeared in opset {introduced}, the model imports opset {opset}"
+                )
             }
-            Problem::UnknownOperator { operator, introduced: None, .. } => {
+            Problem::UnknownOperator {
+                operator,
+                introduced: None,
+                ..
+            } => {
                 write!(f, "ONNX has no operator {operator}")
             }
         }
@@ -120,7 +147,10 @@ pub fn problems(facts: &ModelFacts, minor: u32) -> Vec<Problem> {
     };
     let mut problems = Vec::new();
     if facts.ir_version > limits.ir_version {
-        problems.push(Problem::IrVersion { ir_version: facts.ir_version, newest: limits.ir_version });
+        problems.push(Problem::IrVersion {
+            ir_version: facts.ir_version,
+            newest: limits.ir_version,
+        });
     }
     let mut foreign: Vec<(&str, Vec<String>)> = Vec::new();
     for used in facts.operators.iter().filter(|used| !used.is_function) {
@@ -129,7 +159,11 @@ pub fn problems(facts: &ModelFacts, minor: u32) -> Vec<Problem> {
                 let introduced = operators::introduced(&used.operator);
                 if introduced.is_none_or(|introduced| introduced > facts.opset) {
                     let operator = used.operator.clone();
-                    problems.push(Problem::UnknownOperator { operator, introduced, opset: facts.opset });
+                    problems.push(Problem::UnknownOperator {
+                        operator,
+                        introduced,
+                        opset: facts.opset,
+                    });
                 }
             }
             "ai.onnx.ml" | "com.microsoft" => {}
@@ -146,13 +180,20 @@ pub fn problems(facts: &ModelFacts, minor: u32) -> Vec<Problem> {
             _ => continue,
         };
         if opset > newest {
-            problems.push(Problem::Opset { domain: domain.clone(), opset, newest });
+            problems.push(Problem::Opset {
+                domain: domain.clone(),
+                opset,
+                newest,
+            });
         }
     }
     problems.extend(
         foreign
             .into_iter()
-            .map(|(domain, operators)| Problem::UnknownDomain { domain: domain.to_owned(), operators }),
+            .map(|(domain, operators)| Problem::UnknownDomain {
+                domain: domain.to_owned(),
+                operators,
+            }),
     );
     problems
 }
@@ -190,30 +231,77 @@ mod tests {
 
     #[test]
     fn limits_hold_from_their_first_version_on() {
-        for (minor, expected) in [(16, None), (17, Some((20, 9))), (20, Some((21, 10))), (21, Some((22, 10)))] {
-            assert_eq!(engine_limits(minor).map(|limits| (limits.opset, limits.ir_version)), expected);
+        for (minor, expected) in [
+            (16, None),
+            (17, Some((20, 9))),
+            (20, Some((21, 10))),
+            (21, Some((22, 10))),
+        ] {
+            assert_eq!(
+                engine_limits(minor).map(|limits| (limits.opset, limits.ir_version)),
+                expected
+            );
         }
         assert_eq!(engine_limits(31).map(|limits| limits.opset), Some(26));
-        assert_eq!(engine_limits(99).map(|limits| (limits.minor, limits.opset)), Some((99, 28)));
+        assert_eq!(
+            engine_limits(99).map(|limits| (limits.minor, limits.opset)),
+            Some((99, 28))
+        );
     }
 
     #[test]
     fn problems_are_named() {
-        check(8, 17, &[("", "Conv"), ("com.microsoft", "QLinearAdd"), ("local", "Mine")], 21, &[]);
+        check(
+            8,
+            17,
+            &[("", "Conv"), ("com.microsoft", "QLinearAdd"), ("local", "Mine")],
+            21,
+            &[],
+        );
         check(10, 22, &[], 21, &[]);
-        check(11, 23, &[], 21, &[
-            "IR version 11 is newer than the engine's 10",
-            "opset 23 of ai.onnx is newer than the engine's 22",
-        ]);
-        check(8, 17, &[("", "Gelu"), ("", "Nope")], 21, &[
-            "Gelu appeared in opset 20, the model imports opset 17",
-            "ONNX has no operator Nope",
-        ]);
-        check(8, 17, &[("a.b", "X"), ("a.b", "Y"), ("c", "Z")], 32, &[
-            "the engine has no domain a.b (used by X, Y)",
-            "the engine has no domain c (used by Z)",
-        ]);
-        check(8, 17, &[], 18, &["opset 5 of ai.onnx.ml is newer than the engine's 4"]);
-        check(8, 17, &[], 12, &["onnxruntime 1.12 is older than 1.17, the oldest that the modules can use"]);
+        check(
+            11,
+            23,
+            &[],
+            21,
+            &[
+                "IR version 11 is newer than the engine's 10",
+                "opset 23 of ai.onnx is newer than the engine's 22",
+            ],
+        );
+        check(
+            8,
+            17,
+            &[("", "Gelu"), ("", "Nope")],
+            21,
+            &[
+                "Gelu appeared in opset 20, the model imports opset 17",
+                "ONNX has no operator Nope",
+            ],
+        );
+        check(
+            8,
+            17,
+            &[("a.b", "X"), ("a.b", "Y"), ("c", "Z")],
+            32,
+            &[
+                "the engine has no domain a.b (used by X, Y)",
+                "the engine has no domain c (used by Z)",
+            ],
+        );
+        check(
+            8,
+            17,
+            &[],
+            18,
+            &["opset 5 of ai.onnx.ml is newer than the engine's 4"],
+        );
+        check(
+            8,
+            17,
+            &[],
+            12,
+            &["onnxruntime 1.12 is older than 1.17, the oldest that the modules can use"],
+        );
     }
 }

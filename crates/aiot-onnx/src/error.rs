@@ -63,7 +63,9 @@ pub enum OnnxError {
         place: String,
     },
     /// A node uses a value that is defined only later: a cycle, or an unsorted graph.
-    #[error("{place} uses `{name}` before it is computed: the nodes are not topologically sorted, or form a cycle")]
+    #[error(
+        "{place} uses `{name}` before it is computed: the nodes are not topologically sorted, or form a cycle"
+    )]
     NotSorted {
         /// The name.
         name: String,
@@ -116,7 +118,9 @@ pub enum OnnxError {
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum QuantizeError {
     /// A weight or bias holds NaN or infinity.
-    #[error("initializer `{tensor}` holds {value} at index {index}: the training run diverged; export a sound model")]
+    #[error(
+        "initializer `{tensor}` holds {value} at index {index}: the training run diverged; export a sound model"
+    )]
     NotFinite {
         /// The initializer.
         tensor: String,

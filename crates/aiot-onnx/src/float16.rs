@@ -52,14 +52,22 @@ pub fn to_float16(prepared: &Model) -> Result<Model, OnnxError> {
     let is_half = |node: &NodeProto| {
         domain(node.domain()).is_empty()
             && !BLOCKED.contains(&node.op_type())
-            && node.input.iter().chain(&node.output).all(|name| name.is_empty() || types.contains_key(name))
+            && node
+                .input
+                .iter()
+                .chain(&node.output)
+                .all(|name| name.is_empty() || types.contains_key(name))
             && node.input.iter().chain(&node.output).any(is_float)
     };
     if !graph.node.iter().any(is_half) {
         return Ok(prepared.clone());
     }
     let mut converter = Converter {
-        constants: graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect(),
+        constants: graph
+            .initializer
+            .iter()
+            .map(|tensor| (tensor.name(), tensor))
+            .collect(),
         names: Names::new(graph),
         nodes: Vec::new(),
         initializers: Vec::new(),
@@ -98,7 +106,9 @@ pub fn to_float16(prepared: &Model) -> Result<Model, OnnxError> {
     let mut proto = prepared.proto().clone();
     let written = proto.graph.as_mut().expect("a checked model has a graph");
     written.node = nodes;
-    written.value_info.retain(|value| declared_type(value) != Some(DataType::Float));
+    written
+        .value_info
+        .retain(|value| declared_type(value) != Some(DataType::Float));
     written.initializer.extend(initializers);
     drop_unread(written);
     proto.producer_name = Some("aiot-onnx".to_owned());
@@ -107,8 +117,12 @@ pub fn to_float16(prepared: &Model) -> Result<Model, OnnxError> {
 }
 
 fn drop_unread(graph: &mut GraphProto) {
-    let mut read: BTreeSet<&str> =
-        graph.node.iter().flat_map(|node| &node.input).map(String::as_str).collect();
+    let mut read: BTreeSet<&str> = graph
+        .node
+        .iter()
+        .flat_map(|node| &node.input)
+        .map(String::as_str)
+        .collect();
     read.extend(graph.output.iter().map(|output| output.name()));
     graph.initializer.retain(|tensor| read.contains(tensor.name()));
 }
@@ -155,7 +169,8 @@ impl Converter<'_> {
 
 fn cast(from: &str, to: &str, data_type: DataType) -> NodeProto {
     let mut node = new_node("Cast", &format!("{to}_Cast"), &[from], &[to]);
-    node.attribute.push(int_attribute("to", i64::from(data_type as i32)));
+    node.attribute
+        .push(int_attribute("to", i64::from(data_type as i32)));
     node
 }
 
@@ -165,7 +180,10 @@ fn to_half(constant: &TensorProto, name: &str) -> Result<TensorProto, OnnxError>
         reason: "expected float32".to_owned(),
     })?;
     let largest = f16::MAX.to_f32();
-    let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(value.clamp(-largest, largest))).collect();
+    let halves: Vec<f16> = values
+        .iter()
+        .map(|value| f16::from_f32(value.clamp(-largest, largest)))
+        .collect();
     Ok(tensor::from_halves(name, &constant.dims, &halves))
 }
 
@@ -173,7 +191,8 @@ fn to_half(constant: &TensorProto, name: &str) -> Result<TensorProto, OnnxError>
 fn convert_attributes(node: &mut NodeProto) -> Result<(), OnnxError> {
     if is(node, "Cast") && int(node, "to", 0) == i64::from(DataType::Float as i32) {
         node.attribute.retain(|attribute| attribute.name() != "to");
-        node.attribute.push(int_attribute("to", i64::from(DataType::Float16 as i32)));
+        node.attribute
+            .push(int_attribute("to", i64::from(DataType::Float16 as i32)));
     }
     if is(node, "ConstantOfShape") {
         let value = match attribute(node, "value").and_then(|attribute| attribute.t.as_ref()) {
@@ -190,3 +209,6 @@ fn convert_attributes(node: &mut NodeProto) -> Result<(), OnnxError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

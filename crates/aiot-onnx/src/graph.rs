@@ -8,7 +8,11 @@ use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
 /// How people and errors call a node.
 pub(crate) fn node_label(node: &NodeProto) -> String {
-    let name = if node.name().is_empty() { node.output.first().map_or("", String::as_str) } else { node.name() };
+    let name = if node.name().is_empty() {
+        node.output.first().map_or("", String::as_str)
+    } else {
+        node.name()
+    };
     format!("node `{name}` ({})", node.op_type())
 }
 
@@ -19,7 +23,9 @@ pub(crate) fn is(node: &NodeProto, operator: &str) -> bool {
 
 /// The bodies of a control-flow node.
 pub(crate) fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    node.attribute
+        .iter()
+        .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
 /// Every name that a subgraph mentions as a value read, its own ones included: a safe superset of what it captures.
@@ -45,12 +51,16 @@ pub(crate) fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a Attri
 
 /// An integer attribute, or its default.
 pub(crate) fn int(node: &NodeProto, name: &str, default: i64) -> i64 {
-    attribute(node, name).and_then(|attribute| attribute.i).unwrap_or(default)
+    attribute(node, name)
+        .and_then(|attribute| attribute.i)
+        .unwrap_or(default)
 }
 
 /// A float attribute, or its default.
 pub(crate) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
-    attribute(node, name).and_then(|attribute| attribute.f).unwrap_or(default)
+    attribute(node, name)
+        .and_then(|attribute| attribute.f)
+        .unwrap_or(default)
 }
 
 /// An integer attribute to put into a node.
@@ -106,7 +116,13 @@ impl<'a> Index<'a> {
             }
             let captures = captures(node);
             index.captured.extend(&captures);
-            for input in node.input.iter().map(String::as_str).chain(captures).filter(|name| !name.is_empty()) {
+            for input in node
+                .input
+                .iter()
+                .map(String::as_str)
+                .chain(captures)
+                .filter(|name| !name.is_empty())
+            {
                 index.consumers.entry(input).or_default().push(position);
             }
         }

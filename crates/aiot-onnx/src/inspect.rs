@@ -79,7 +79,9 @@ pub fn inspect(model: &Model) -> ModelFacts {
     count_operators(graph, &mut counts);
     for function in &proto.functions {
         for node in &function.node {
-            *counts.entry((domain(node.domain()).to_owned(), node.op_type().to_owned())).or_default() += 1;
+            *counts
+                .entry((domain(node.domain()).to_owned(), node.op_type().to_owned()))
+                .or_default() += 1;
         }
     }
     let is_function = |domain_name: &str, operator: &str| {
@@ -90,7 +92,12 @@ pub fn inspect(model: &Model) -> ModelFacts {
         .into_iter()
         .map(|((domain, operator), count)| {
             let is_function = is_function(&domain, &operator);
-            OperatorUse { domain, operator, count, is_function }
+            OperatorUse {
+                domain,
+                operator,
+                count,
+                is_function,
+            }
         })
         .collect();
     let (mut parameters, mut weight_bytes) = (0u64, 0u64);
@@ -99,7 +106,12 @@ pub fn inspect(model: &Model) -> ModelFacts {
         parameters = parameters.saturating_add(count as u64);
         weight_bytes = weight_bytes.saturating_add(tensor::data_bytes(initializer.data_type(), count) as u64);
     }
-    let has_default = |name: &str| graph.initializer.iter().any(|initializer| initializer.name() == name);
+    let has_default = |name: &str| {
+        graph
+            .initializer
+            .iter()
+            .any(|initializer| initializer.name() == name)
+    };
     ModelFacts {
         ir_version: proto.ir_version(),
         opset: model.opset(),
@@ -111,22 +123,34 @@ pub fn inspect(model: &Model) -> ModelFacts {
         operators,
         parameters,
         weight_bytes,
-        inputs: graph.input.iter().filter(|input| !has_default(input.name())).map(tensor_facts).collect(),
+        inputs: graph
+            .input
+            .iter()
+            .filter(|input| !has_default(input.name()))
+            .map(tensor_facts)
+            .collect(),
         outputs: graph.output.iter().map(tensor_facts).collect(),
     }
 }
 
 fn count_operators(graph: &GraphProto, counts: &mut BTreeMap<(String, String), u64>) {
     for node in &graph.node {
-        *counts.entry((domain(node.domain()).to_owned(), node.op_type().to_owned())).or_default() += 1;
+        *counts
+            .entry((domain(node.domain()).to_owned(), node.op_type().to_owned()))
+            .or_default() += 1;
         subgraphs(node).for_each(|graph| count_operators(graph, counts));
     }
 }
 
 fn tensor_facts(value: &ValueInfoProto) -> TensorFacts {
-    let kind = value.r#type.as_ref().and_then(|kind: &TypeProto| kind.value.as_ref());
+    let kind = value
+        .r#type
+        .as_ref()
+        .and_then(|kind: &TypeProto| kind.value.as_ref());
     let (element_type, shape) = match kind {
-        Some(type_proto::Value::TensorType(tensor)) => (element_type(tensor.elem_type()), tensor.shape.as_ref()),
+        Some(type_proto::Value::TensorType(tensor)) => {
+            (element_type(tensor.elem_type()), tensor.shape.as_ref())
+        }
         Some(type_proto::Value::SparseTensorType(_)) => ("sparse-tensor".to_owned(), None),
         Some(type_proto::Value::SequenceType(_)) => ("sequence".to_owned(), None),
         Some(type_proto::Value::MapType(_)) => ("map".to_owned(), None),
@@ -142,12 +166,18 @@ fn tensor_facts(value: &ValueInfoProto) -> TensorFacts {
         };
         shape.dim.iter().map(dimension).collect()
     });
-    TensorFacts { name: value.name().to_owned(), element_type, shape }
+    TensorFacts {
+        name: value.name().to_owned(),
+        element_type,
+        shape,
+    }
 }
 
 fn element_type(number: i32) -> String {
-    DataType::try_from(number)
-        .map_or_else(|_| format!("type-{number}"), |data_type| data_type.as_str_name().to_lowercase())
+    DataType::try_from(number).map_or_else(
+        |_| format!("type-{number}"),
+        |data_type| data_type.as_str_name().to_lowercase(),
+    )
 }
 
 #[cfg(test)]
@@ -164,7 +194,11 @@ mod tests {
         builder.output("y", &[1, 4, 8, 8]);
         let facts = inspect(&builder.model());
         assert_eq!((facts.ir_version, facts.opset), (8, 17));
-        let operators: Vec<_> = facts.operators.iter().map(|u| (u.operator.as_str(), u.count)).collect();
+        let operators: Vec<_> = facts
+            .operators
+            .iter()
+            .map(|u| (u.operator.as_str(), u.count))
+            .collect();
         assert_eq!(operators, [("Conv", 1), ("Relu", 1)]);
         assert_eq!((facts.parameters, facts.weight_bytes), (112, 448));
         assert_eq!(facts.inputs[0].element_type, "float");

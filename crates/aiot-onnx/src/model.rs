@@ -29,8 +29,9 @@ impl Model {
     pub fn parse(bytes: impl Into<Bytes>) -> Result<Model, OnnxError> {
         let bytes = bytes.into();
         wire::check_fields(&bytes)?;
-        let proto =
-            ModelProto::decode(bytes).map_err(|error| OnnxError::NotProtobuf { reason: error.to_string() })?;
+        let proto = ModelProto::decode(bytes).map_err(|error| OnnxError::NotProtobuf {
+            reason: error.to_string(),
+        })?;
         Model::from_proto(proto)
     }
 
@@ -70,7 +71,14 @@ impl Model {
 
     /// The imported opset of the default domain; 0 where it imports none.
     pub(crate) fn opset(&self) -> i64 {
-        let default = self.proto.opset_import.iter().find(|opset| check::domain(opset.domain()).is_empty());
+        let default = self
+            .proto
+            .opset_import
+            .iter()
+            .find(|opset| check::domain(opset.domain()).is_empty());
         default.map_or(0, |opset| opset.version())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,7 +209,9 @@ pub(crate) static INTRODUCED: &[(&str, i64)] = &[
 
 /// The opset in which a default-domain operator appeared, `None` for a name that ONNX does not have.
 pub(crate) fn introduced(operator: &str) -> Option<i64> {
-    let index = INTRODUCED.binary_search_by_key(&operator, |(name, _)| name).ok()?;
+    let index = INTRODUCED
+        .binary_search_by_key(&operator, |(name, _)| name)
+        .ok()?;
     Some(INTRODUCED[index].1)
 }
 
@@ -220,7 +222,12 @@ mod tests {
     #[test]
     fn operators_are_found() {
         assert!(INTRODUCED.is_sorted_by(|a, b| a.0 < b.0));
-        for (operator, opset) in [("Conv", Some(1)), ("DequantizeLinear", Some(10)), ("Gelu", Some(20)), ("Nope", None)] {
+        for (operator, opset) in [
+            ("Conv", Some(1)),
+            ("DequantizeLinear", Some(10)),
+            ("Gelu", Some(20)),
+            ("Nope", None),
+        ] {
             assert_eq!(introduced(operator), opset, "{operator}");
         }
     }

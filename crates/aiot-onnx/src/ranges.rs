@@ -72,8 +72,18 @@ impl Ranges {
         }
         match self.tensors.get_mut(tensor) {
             None => self.insert(tensor, Range { min, max }),
-            Some(range) if range.min.is_nan() || !sound => *range = Range { min: f32::NAN, max: f32::NAN },
-            Some(range) => *range = Range { min: range.min.min(min), max: range.max.max(max) },
+            Some(range) if range.min.is_nan() || !sound => {
+                *range = Range {
+                    min: f32::NAN,
+                    max: f32::NAN,
+                }
+            }
+            Some(range) => {
+                *range = Range {
+                    min: range.min.min(min),
+                    max: range.max.max(max),
+                }
+            }
         }
     }
 
@@ -84,8 +94,17 @@ impl Ranges {
     /// 0.05 %. Outward, so that a rounded range still covers what was seen.
     #[must_use]
     pub fn rounded(&self) -> Ranges {
-        let round = |range: &Range| Range { min: -round_up(-range.min), max: round_up(range.max) };
-        Ranges { tensors: self.tensors.iter().map(|(name, range)| (name.clone(), round(range))).collect() }
+        let round = |range: &Range| Range {
+            min: -round_up(-range.min),
+            max: round_up(range.max),
+        };
+        Ranges {
+            tensors: self
+                .tensors
+                .iter()
+                .map(|(name, range)| (name.clone(), round(range)))
+                .collect(),
+        }
     }
 }
 

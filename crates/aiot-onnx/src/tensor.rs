@@ -26,7 +26,9 @@ fn bits(data_type: DataType) -> Option<usize> {
 
 /// Number of elements of a shape; `None` when a dimension is negative or the product does not fit.
 pub(crate) fn element_count(dims: &[i64]) -> Option<usize> {
-    dims.iter().try_fold(1usize, |count, &dim| count.checked_mul(usize::try_from(dim).ok()?))
+    dims.iter().try_fold(1usize, |count, &dim| {
+        count.checked_mul(usize::try_from(dim).ok()?)
+    })
 }
 
 /// Bytes that the data of `count` elements takes in a file, 0 for types without a fixed size.
@@ -37,9 +39,15 @@ pub(crate) fn data_bytes(data_type: i32, count: usize) -> usize {
 
 /// Checks that a tensor's data fits its dims and type.
 pub(crate) fn check(tensor: &TensorProto) -> Result<(), OnnxError> {
-    let bad = |reason: String| OnnxError::BadTensor { name: tensor.name().to_owned(), reason };
+    let bad = |reason: String| OnnxError::BadTensor {
+        name: tensor.name().to_owned(),
+        reason,
+    };
     if tensor.data_location() == DataLocation::External || !tensor.external_data.is_empty() {
-        let location = tensor.external_data.iter().find(|entry| entry.key() == "location");
+        let location = tensor
+            .external_data
+            .iter()
+            .find(|entry| entry.key() == "location");
         return Err(OnnxError::ExternalData {
             name: tensor.name().to_owned(),
             location: location.map_or(String::new(), |entry| entry.value().to_owned()),
@@ -53,9 +61,11 @@ pub(crate) fn check(tensor: &TensorProto) -> Result<(), OnnxError> {
         .ok_or_else(|| bad(format!("dims {:?} are negative or overflow", tensor.dims)))?;
     let Some(bits) = bits(data_type) else {
         return match data_type {
-            DataType::String if tensor.string_data.len() != count => {
-                Err(bad(format!("dims {:?} need {count} strings, it holds {}", tensor.dims, tensor.string_data.len())))
-            }
+            DataType::String if tensor.string_data.len() != count => Err(bad(format!(
+                "dims {:?} need {count} strings, it holds {}",
+                tensor.dims,
+                tensor.string_data.len()
+            ))),
             _ => Ok(()),
         };
     };
@@ -65,7 +75,11 @@ pub(crate) fn check(tensor: &TensorProto) -> Result<(), OnnxError> {
         .ok_or_else(|| bad(format!("dims {:?} overflow", tensor.dims)))?;
     if let Some(raw) = &tensor.raw_data {
         if raw.len() != bytes {
-            return Err(bad(format!("dims {:?} need {bytes} bytes, it holds {}", tensor.dims, raw.len())));
+            return Err(bad(format!(
+                "dims {:?} need {bytes} bytes, it holds {}",
+                tensor.dims,
+                raw.len()
+            )));
         }
         return Ok(());
     }
@@ -80,7 +94,10 @@ pub(crate) fn check(tensor: &TensorProto) -> Result<(), OnnxError> {
         _ => (tensor.int32_data.len(), count),
     };
     if held != needed {
-        return Err(bad(format!("dims {:?} need {needed} numbers, it holds {held}", tensor.dims)));
+        return Err(bad(format!(
+            "dims {:?} need {needed} numbers, it holds {held}",
+            tensor.dims
+        )));
     }
     Ok(())
 }
@@ -91,7 +108,12 @@ pub(crate) fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
         return None;
     }
     Some(match &tensor.raw_data {
-        Some(raw) => raw.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+        Some(raw) => raw
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect(),
         None => tensor.float_data.clone(),
     })
 }
@@ -119,17 +141,32 @@ fn new(name: &str, dims: &[i64], data_type: DataType, raw: Vec<u8>) -> TensorPro
 
 /// A float32 tensor; `dims` must hold as many elements as `values`.
 pub(crate) fn from_floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
-    new(name, dims, DataType::Float, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    new(
+        name,
+        dims,
+        DataType::Float,
+        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    )
 }
 
 /// A float16 tensor.
 pub(crate) fn from_halves(name: &str, dims: &[i64], values: &[half::f16]) -> TensorProto {
-    new(name, dims, DataType::Float16, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    new(
+        name,
+        dims,
+        DataType::Float16,
+        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    )
 }
 
 /// An int8 tensor.
 pub(crate) fn from_i8(name: &str, dims: &[i64], values: &[i8]) -> TensorProto {
-    new(name, dims, DataType::Int8, values.iter().map(|value| value.cast_unsigned()).collect())
+    new(
+        name,
+        dims,
+        DataType::Int8,
+        values.iter().map(|value| value.cast_unsigned()).collect(),
+    )
 }
 
 /// A uint8 tensor.
@@ -139,10 +176,20 @@ pub(crate) fn from_u8(name: &str, dims: &[i64], values: &[u8]) -> TensorProto {
 
 /// An int32 tensor.
 pub(crate) fn from_i32(name: &str, dims: &[i64], values: &[i32]) -> TensorProto {
-    new(name, dims, DataType::Int32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    new(
+        name,
+        dims,
+        DataType::Int32,
+        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    )
 }
 
 /// An int64 tensor.
 pub(crate) fn from_i64(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
-    new(name, dims, DataType::Int64, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    new(
+        name,
+        dims,
+        DataType::Int64,
+        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    )
 }

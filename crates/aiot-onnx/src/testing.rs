@@ -1,5 +1,7 @@
 //! Small models for tests, with weights from a fixed generator.
 
+pub(crate) mod interpreter;
+
 use crate::graph::{int_attribute, new_node};
 use crate::model::Model;
 use crate::proto::attribute_proto::AttributeType;
@@ -20,12 +22,22 @@ pub(crate) struct Builder {
 
 impl Builder {
     pub fn new(opset: i64) -> Self {
-        Builder { graph: GraphProto { name: Some("g".to_owned()), ..GraphProto::default() }, opset, state: 1 }
+        Builder {
+            graph: GraphProto {
+                name: Some("g".to_owned()),
+                ..GraphProto::default()
+            },
+            opset,
+            state: 1,
+        }
     }
 
     /// The next number of the generator, in -1..1.
     pub fn number(&mut self) -> f32 {
-        self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.state = self
+            .state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
     }
 
@@ -42,7 +54,9 @@ impl Builder {
     }
 
     pub fn constant(&mut self, name: &str, dims: &[i64], values: &[f32]) {
-        self.graph.initializer.push(tensor::from_floats(name, dims, values));
+        self.graph
+            .initializer
+            .push(tensor::from_floats(name, dims, values));
     }
 
     /// A constant with generated values.
@@ -52,7 +66,12 @@ impl Builder {
     }
 
     pub fn node(&mut self, operator: &str, inputs: &[&str], output: &str) -> &mut NodeProto {
-        self.graph.node.push(new_node(operator, &format!("{output}_{operator}"), inputs, &[output]));
+        self.graph.node.push(new_node(
+            operator,
+            &format!("{output}_{operator}"),
+            inputs,
+            &[output],
+        ));
         self.graph.node.last_mut().unwrap()
     }
 
@@ -71,7 +90,9 @@ impl Builder {
         let (w, b) = (format!("{output}_w"), format!("{output}_b"));
         self.random(&w, &[outputs, inputs]);
         self.random(&b, &[outputs]);
-        self.node("Gemm", &[input, &w, &b], output).attribute.push(int_attribute("transB", 1));
+        self.node("Gemm", &[input, &w, &b], output)
+            .attribute
+            .push(int_attribute("transB", 1));
     }
 
     /// BatchNormalization with generated statistics.
@@ -80,16 +101,27 @@ impl Builder {
         for name in &names[..3] {
             self.random(name, &[channels]);
         }
-        let variance: Vec<f32> = self.numbers(channels).iter().map(|value| value.abs() + 0.1).collect();
+        let variance: Vec<f32> = self
+            .numbers(channels)
+            .iter()
+            .map(|value| value.abs() + 0.1)
+            .collect();
         self.constant(&names[3], &[channels], &variance);
-        self.node("BatchNormalization", &[input, &names[0], &names[1], &names[2], &names[3]], output);
+        self.node(
+            "BatchNormalization",
+            &[input, &names[0], &names[1], &names[2], &names[3]],
+            output,
+        );
     }
 
     pub fn proto(&self) -> ModelProto {
         ModelProto {
             ir_version: Some(8),
             producer_name: Some("test".to_owned()),
-            opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(self.opset) }],
+            opset_import: vec![OperatorSetIdProto {
+                domain: Some(String::new()),
+                version: Some(self.opset),
+            }],
             graph: Some(self.graph.clone()),
             ..ModelProto::default()
         }
@@ -128,10 +160,25 @@ pub(crate) fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
         r#type: Some(TypeProto {
             value: Some(type_proto::Value::TensorType(type_proto::Tensor {
                 elem_type: Some(DataType::Float as i32),
-                shape: Some(TensorShapeProto { dim: dims.iter().map(dimension).collect() }),
+                shape: Some(TensorShapeProto {
+                    dim: dims.iter().map(dimension).collect(),
+                }),
             })),
             ..TypeProto::default()
         }),
         ..ValueInfoProto::default()
     }
+}
+
+/// The nodes of a graph, one a line: `Operator(inputs) outputs`.
+pub(crate) fn listing(model: &Model) -> Vec<String> {
+    let line = |node: &NodeProto| {
+        format!(
+            "{}({}) {}",
+            node.op_type(),
+            node.input.join(" "),
+            node.output.join(" ")
+        )
+    };
+    model.graph().node.iter().map(line).collect()
 }

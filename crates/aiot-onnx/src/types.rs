@@ -21,7 +21,12 @@ pub(crate) fn element_types(graph: &GraphProto) -> BTreeMap<String, DataType> {
         }
     }
     for node in &graph.node {
-        for (position, output) in node.output.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
+        for (position, output) in node
+            .output
+            .iter()
+            .enumerate()
+            .filter(|(_, output)| !output.is_empty())
+        {
             if !types.contains_key(output)
                 && let Some(data_type) = output_type(node, position, &types)
             {
@@ -48,22 +53,40 @@ fn output_type(node: &NodeProto, position: usize, types: &BTreeMap<String, DataT
     match node.op_type() {
         "Cast" => DataType::try_from(i32::try_from(int(node, "to", 0)).ok()?).ok(),
         "Shape" | "Size" | "NonZero" | "ArgMax" | "ArgMin" | "NonMaxSuppression" => Some(DataType::Int64),
-        "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Not" | "Xor" | "IsNaN"
-        | "IsInf" => Some(DataType::Bool),
+        "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Not" | "Xor"
+        | "IsNaN" | "IsInf" => Some(DataType::Bool),
         "Where" | "CastLike" => input(1),
         "OneHot" => input(2),
         "ConstantOfShape" => {
             let value = attribute(node, "value").and_then(|attribute| attribute.t.as_ref());
-            value.map_or(Some(DataType::Float), |tensor| DataType::try_from(tensor.data_type()).ok())
+            value.map_or(Some(DataType::Float), |tensor| {
+                DataType::try_from(tensor.data_type()).ok()
+            })
         }
         "ConvInteger" | "MatMulInteger" => Some(DataType::Int32),
         "QuantizeLinear" => input(2).or(Some(DataType::Uint8)),
         "DequantizeLinear" => input(1),
         "TopK" | "MaxPool" if position > 0 => Some(DataType::Int64),
         "Dropout" if position > 0 => Some(DataType::Bool),
-        "If" | "Loop" | "Scan" | "Constant" | "Unique" | "EyeLike" | "Multinomial" | "Bernoulli" | "RandomNormal"
-        | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike" | "DynamicQuantizeLinear" | "QLinearConv"
-        | "QLinearMatMul" | "Optional" | "OptionalGetElement" | "OptionalHasElement" | "BitCast" => None,
+        "If"
+        | "Loop"
+        | "Scan"
+        | "Constant"
+        | "Unique"
+        | "EyeLike"
+        | "Multinomial"
+        | "Bernoulli"
+        | "RandomNormal"
+        | "RandomNormalLike"
+        | "RandomUniform"
+        | "RandomUniformLike"
+        | "DynamicQuantizeLinear"
+        | "QLinearConv"
+        | "QLinearMatMul"
+        | "Optional"
+        | "OptionalGetElement"
+        | "OptionalHasElement"
+        | "BitCast" => None,
         operator if operator.contains("Sequence") || operator.contains("String") => None,
         _ => input(0),
     }

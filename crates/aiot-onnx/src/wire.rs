@@ -23,7 +23,10 @@ const MAX_MESSAGES: usize = 2_000_000;
 
 /// Checks that every field of an encoded `ModelProto` is one that the generated types hold.
 pub(crate) fn check_fields(bytes: &[u8]) -> Result<(), OnnxError> {
-    let mut walk = Walk { path: vec!["model"], messages: 0 };
+    let mut walk = Walk {
+        path: vec!["model"],
+        messages: 0,
+    };
     walk.message(bytes, MODEL)
 }
 
@@ -45,7 +48,10 @@ impl Walk {
             let key = self.varint(&mut bytes)?;
             let number = u32::try_from(key >> 3).unwrap_or(u32::MAX);
             let Some(field) = MESSAGES[message].iter().find(|field| field.number == number) else {
-                return Err(OnnxError::UnknownField { path: self.path.join("."), number });
+                return Err(OnnxError::UnknownField {
+                    path: self.path.join("."),
+                    number,
+                });
             };
             match key & 7 {
                 0 => {
@@ -77,7 +83,9 @@ impl Walk {
     }
 
     fn truncated(&self) -> OnnxError {
-        OnnxError::Truncated { path: self.path.join(".") }
+        OnnxError::Truncated {
+            path: self.path.join("."),
+        }
     }
 
     fn varint(&self, bytes: &mut &[u8]) -> Result<u64, OnnxError> {
@@ -90,7 +98,9 @@ impl Walk {
                 return Ok(value);
             }
         }
-        Err(OnnxError::NotProtobuf { reason: format!("number of more than ten bytes in {}", self.path.join(".")) })
+        Err(OnnxError::NotProtobuf {
+            reason: format!("number of more than ten bytes in {}", self.path.join(".")),
+        })
     }
 
     fn take<'a>(&self, bytes: &mut &'a [u8], length: u64) -> Result<&'a [u8], OnnxError> {

@@ -62,7 +62,13 @@ fn plan(
     if !index.read_once(input) {
         return None;
     }
-    let constant = |name: &String| index.constants.get(name.as_str()).copied().and_then(tensor::floats);
+    let constant = |name: &String| {
+        index
+            .constants
+            .get(name.as_str())
+            .copied()
+            .and_then(tensor::floats)
+    };
     let [scale, offset, mean, variance] = [1, 2, 3, 4].map(|input| constant(&node.input[input]));
     let (scale, offset, mean, variance) = (scale?, offset?, mean?, variance?);
     let epsilon = f64::from(float(node, "epsilon", 1e-5));
@@ -70,7 +76,10 @@ fn plan(
     let target = &graph.node[weighted];
     let weight = *index.constants.get(target.input.get(1)?.as_str())?;
     let channels = scale.len();
-    if [&offset, &mean, &variance].iter().any(|values| values.len() != channels) {
+    if [&offset, &mean, &variance]
+        .iter()
+        .any(|values| values.len() != channels)
+    {
         return None;
     }
     let channel_of = output_channels(target, weight, channels)?;
@@ -110,8 +119,16 @@ fn plan(
 }
 
 /// Maps a position in a weight to its output channel, where the node makes `channels` of them.
-fn output_channels(node: &NodeProto, weight: &TensorProto, channels: usize) -> Option<Box<dyn Fn(usize) -> usize>> {
-    let dims: Vec<usize> = weight.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect::<Option<_>>()?;
+fn output_channels(
+    node: &NodeProto,
+    weight: &TensorProto,
+    channels: usize,
+) -> Option<Box<dyn Fn(usize) -> usize>> {
+    let dims: Vec<usize> = weight
+        .dims
+        .iter()
+        .map(|&dim| usize::try_from(dim).ok())
+        .collect::<Option<_>>()?;
     let inner = |from: usize| dims[from..].iter().product::<usize>().max(1);
     if is(node, "Conv") && dims.len() >= 3 && dims[0] == channels {
         let length = inner(1);
@@ -119,7 +136,9 @@ fn output_channels(node: &NodeProto, weight: &TensorProto, channels: usize) -> O
     }
     if is(node, "ConvTranspose") && dims.len() >= 3 {
         // [c_in, c_out / group, …]: the input channels of one group make that group's output channels.
-        let group = usize::try_from(int(node, "group", 1)).ok().filter(|&group| group > 0)?;
+        let group = usize::try_from(int(node, "group", 1))
+            .ok()
+            .filter(|&group| group > 0)?;
         if dims[1].checked_mul(group) != Some(channels) || !dims[0].is_multiple_of(group) {
             return None;
         }
@@ -154,11 +173,19 @@ pub(super) fn fold_gemm_factors(graph: &mut GraphProto) {
         }
         let scaled: Option<Vec<TensorProto>> = factors
             .iter()
-            .filter_map(|&(input, factor)| Some((node.input.get(input).filter(|name| !name.is_empty())?, factor)))
+            .filter_map(|&(input, factor)| {
+                Some((node.input.get(input).filter(|name| !name.is_empty())?, factor))
+            })
             .filter(|&(_, factor)| factor != 1.0)
             .map(|(name, factor)| {
-                let constant = *index.constants.get(name.as_str()).filter(|_| index.read_once(name))?;
-                let values: Vec<f32> = tensor::floats(constant)?.iter().map(|value| value * factor).collect();
+                let constant = *index
+                    .constants
+                    .get(name.as_str())
+                    .filter(|_| index.read_once(name))?;
+                let values: Vec<f32> = tensor::floats(constant)?
+                    .iter()
+                    .map(|value| value * factor)
+                    .collect();
                 Some(tensor::from_floats(name, &constant.dims, &values))
             })
             .collect();
@@ -167,6 +194,8 @@ pub(super) fn fold_gemm_factors(graph: &mut GraphProto) {
     for (position, tensors) in changes {
         let attributes = &mut graph.node[position].attribute;
         attributes.retain(|attribute| !matches!(attribute.name(), "alpha" | "beta"));
-        tensors.into_iter().for_each(|tensor| set_initializer(graph, tensor));
+        tensors
+            .into_iter()
+            .for_each(|tensor| set_initializer(graph, tensor));
     }
 }

@@ -47,7 +47,11 @@ fn finish(proto: ModelProto) -> Result<Model, OnnxError> {
 
 /// Adds or replaces an initializer.
 pub(crate) fn set_initializer(graph: &mut GraphProto, tensor: TensorProto) {
-    match graph.initializer.iter_mut().find(|existing| existing.name == tensor.name) {
+    match graph
+        .initializer
+        .iter_mut()
+        .find(|existing| existing.name == tensor.name)
+    {
         Some(existing) => *existing = tensor,
         None => graph.initializer.push(tensor),
     }
@@ -72,9 +76,14 @@ fn lift_constants(graph: &mut GraphProto) {
 
 fn constant_value(node: &NodeProto) -> Option<TensorProto> {
     let name = node.output.first().filter(|name| !name.is_empty())?;
-    let [attribute] = node.attribute.as_slice() else { return None };
+    let [attribute] = node.attribute.as_slice() else {
+        return None;
+    };
     Some(match attribute.name() {
-        "value" => TensorProto { name: Some(name.clone()), ..attribute.t.clone()? },
+        "value" => TensorProto {
+            name: Some(name.clone()),
+            ..attribute.t.clone()?
+        },
         "value_float" => tensor::from_floats(name, &[], &[attribute.f?]),
         "value_floats" => tensor::from_floats(name, &[attribute.floats.len() as i64], &attribute.floats),
         "value_int" => tensor::from_i64(name, &[], &[attribute.i?]),
@@ -86,7 +95,11 @@ fn constant_value(node: &NodeProto) -> Option<TensorProto> {
 /// Removes nodes that hand on their input at inference: Identity and Dropout.
 fn drop_pass_throughs(graph: &mut GraphProto) {
     let index = Index::new(graph);
-    let droppable: Vec<bool> = graph.node.iter().map(|node| is_pass_through(node, &index)).collect();
+    let droppable: Vec<bool> = graph
+        .node
+        .iter()
+        .map(|node| is_pass_through(node, &index))
+        .collect();
     let made_by_nodes: BTreeSet<String> = index.producer.keys().map(|&name| name.to_owned()).collect();
     let mut outputs: BTreeSet<String> = index.outputs.iter().map(|&name| name.to_owned()).collect();
     let mut alias: BTreeMap<String, String> = BTreeMap::new();
@@ -107,7 +120,12 @@ fn drop_pass_throughs(graph: &mut GraphProto) {
         } else if made_by_nodes.contains(&from) && !outputs.contains(&from) {
             // The graph's output keeps its name, so the node before takes it over.
             for earlier in &mut kept {
-                for name in earlier.input.iter_mut().chain(&mut earlier.output).filter(|name| **name == from) {
+                for name in earlier
+                    .input
+                    .iter_mut()
+                    .chain(&mut earlier.output)
+                    .filter(|name| **name == from)
+                {
                     name.clone_from(&to);
                 }
             }
@@ -124,8 +142,15 @@ fn drop_pass_throughs(graph: &mut GraphProto) {
 }
 
 fn is_pass_through(node: &NodeProto, index: &Index<'_>) -> bool {
-    let (Some(input), Some(output)) = (node.input.first(), node.output.first()) else { return false };
-    if input.is_empty() || output.is_empty() || [input, output].iter().any(|name| index.captured.contains(name.as_str())) {
+    let (Some(input), Some(output)) = (node.input.first(), node.output.first()) else {
+        return false;
+    };
+    if input.is_empty()
+        || output.is_empty()
+        || [input, output]
+            .iter()
+            .any(|name| index.captured.contains(name.as_str()))
+    {
         return false;
     }
     if is(node, "Identity") {
@@ -136,14 +161,24 @@ fn is_pass_through(node: &NodeProto, index: &Index<'_>) -> bool {
     });
     let inference = match node.input.get(2).filter(|name| !name.is_empty()) {
         None => true,
-        Some(flag) => index.constants.get(flag.as_str()).and_then(|tensor| tensor::boolean(tensor)) == Some(false),
+        Some(flag) => {
+            index
+                .constants
+                .get(flag.as_str())
+                .and_then(|tensor| tensor::boolean(tensor))
+                == Some(false)
+        }
     };
     is(node, "Dropout") && mask_unread && inference
 }
 
 /// Removes nodes whose outputs nobody reads, unused initializers, and what is said about values that are gone.
 fn drop_dead(graph: &mut GraphProto) {
-    let mut live: BTreeSet<String> = graph.output.iter().map(|output| output.name().to_owned()).collect();
+    let mut live: BTreeSet<String> = graph
+        .output
+        .iter()
+        .map(|output| output.name().to_owned())
+        .collect();
     let mut keep: Vec<bool> = graph
         .node
         .iter()
@@ -161,7 +196,12 @@ fn drop_dead(graph: &mut GraphProto) {
     let mut flags = keep.into_iter();
     graph.node.retain(|_| flags.next().unwrap_or(true));
     graph.initializer.retain(|tensor| live.contains(tensor.name()));
-    let made: BTreeSet<&str> = graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+    let made: BTreeSet<&str> = graph
+        .node
+        .iter()
+        .flat_map(|node| &node.output)
+        .map(String::as_str)
+        .collect();
     graph.value_info.retain(|value| made.contains(value.name()));
 }
 

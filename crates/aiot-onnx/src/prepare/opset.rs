@@ -18,12 +18,63 @@ const OLDEST: i64 = 9;
 
 /// Operators that mean the same from opset 9 to 13, sorted.
 const UNCHANGED: &[&str] = &[
-    "Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Concat", "Constant",
-    "ConstantOfShape", "Conv", "ConvTranspose", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten",
-    "Floor", "GRU", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "Identity",
-    "InstanceNormalization", "LRN", "LSTM", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Mean", "Min", "Mul",
-    "Neg", "PRelu", "Pow", "RNN", "ReduceMax", "ReduceMean", "ReduceMin", "Relu", "Reshape", "Selu", "Shape",
-    "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "Transpose", "Where",
+    "Abs",
+    "Add",
+    "ArgMax",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Ceil",
+    "Concat",
+    "Constant",
+    "ConstantOfShape",
+    "Conv",
+    "ConvTranspose",
+    "Div",
+    "Dropout",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Expand",
+    "Flatten",
+    "Floor",
+    "GRU",
+    "Gather",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "HardSigmoid",
+    "Identity",
+    "InstanceNormalization",
+    "LRN",
+    "LSTM",
+    "LeakyRelu",
+    "Log",
+    "MatMul",
+    "Max",
+    "MaxPool",
+    "Mean",
+    "Min",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Pow",
+    "RNN",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "Relu",
+    "Reshape",
+    "Selu",
+    "Shape",
+    "Sigmoid",
+    "Softplus",
+    "Sqrt",
+    "Sub",
+    "Tanh",
+    "Transpose",
+    "Where",
 ];
 
 /// Raises the default opset to 13 where it is older and that is safe.
@@ -31,10 +82,16 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
     if opset >= NEEDED || model.graph.as_ref().is_none_or(|graph| graph.node.is_empty()) {
         return Ok(());
     }
-    let too_old =
-        |place: String, reason: &str| OnnxError::OpsetTooOld { place, opset, reason: reason.to_owned() };
+    let too_old = |place: String, reason: &str| OnnxError::OpsetTooOld {
+        place,
+        opset,
+        reason: reason.to_owned(),
+    };
     if opset < OLDEST {
-        return Err(too_old("the model".to_owned(), "operators changed before opset 9"));
+        return Err(too_old(
+            "the model".to_owned(),
+            "operators changed before opset 9",
+        ));
     }
     let graph = model.graph.as_mut().expect("checked above");
     let mut names = Names::new(graph);
@@ -51,7 +108,10 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
             "Squeeze" | "Unsqueeze" | "ReduceSum" => axes(node, &mut names),
             "Softmax" | "LogSoftmax" => {
                 flat_softmax(graph, node).ok_or_else(|| {
-                    too_old(node_label(node), "it flattens its input in old opsets, and the input's rank is unknown")
+                    too_old(
+                        node_label(node),
+                        "it flattens its input in old opsets, and the input's rank is unknown",
+                    )
                 })?;
                 Vec::new()
             }
@@ -60,7 +120,11 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
         graph.initializer.extend(constants);
     }
     graph.node = nodes;
-    for import in model.opset_import.iter_mut().filter(|import| domain(import.domain()).is_empty()) {
+    for import in model
+        .opset_import
+        .iter_mut()
+        .filter(|import| domain(import.domain()).is_empty())
+    {
         import.version = Some(NEEDED);
     }
     model.ir_version = Some(model.ir_version().max(NEEDED_IR));
@@ -73,7 +137,8 @@ fn clip_bounds(node: &mut NodeProto, opset: i64, names: &mut Names) -> Vec<Tenso
         return Vec::new();
     }
     let mut constants = Vec::new();
-    let bounds = [("min", f32::MIN), ("max", f32::MAX)].map(|(name, default)| (name, float(node, name, default)));
+    let bounds =
+        [("min", f32::MIN), ("max", f32::MAX)].map(|(name, default)| (name, float(node, name, default)));
     for (name, bound) in bounds {
         let constant = names.fresh(&format!("{}_{name}", node.output[0]));
         node.input.push(constant.clone());
@@ -85,7 +150,9 @@ fn clip_bounds(node: &mut NodeProto, opset: i64, names: &mut Names) -> Vec<Tenso
 
 /// The axes were an attribute before opset 13.
 fn axes(node: &mut NodeProto, names: &mut Names) -> Vec<TensorProto> {
-    let Some(axes) = attribute(node, "axes").map(|attribute| attribute.ints.clone()) else { return Vec::new() };
+    let Some(axes) = attribute(node, "axes").map(|attribute| attribute.ints.clone()) else {
+        return Vec::new();
+    };
     node.attribute.retain(|attribute| attribute.name() != "axes");
     let constant = names.fresh(&format!("{}_axes", node.output[0]));
     node.input.push(constant.clone());
@@ -99,7 +166,9 @@ fn flat_softmax(graph: &GraphProto, node: &mut NodeProto) -> Option<()> {
     let names = [node.input.first()?.as_str(), node.output.first()?.as_str()];
     let mut values = graph.input.iter().chain(&graph.output).chain(&graph.value_info);
     let value = values.find(|value| names.contains(&value.name()))?;
-    let type_proto::Value::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()? else { return None };
+    let type_proto::Value::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()? else {
+        return None;
+    };
     let rank = i64::try_from(tensor.shape.as_ref()?.dim.len()).ok()?;
     if axis != -1 && axis != rank - 1 {
         return None;

@@ -76,7 +76,10 @@ pub struct QuantizeReport {
 impl QuantizeReport {
     /// Number of nodes that no longer run in float.
     pub fn quantized(&self) -> usize {
-        self.nodes.iter().filter(|node| !matches!(node.outcome, NodeOutcome::Float(_))).count()
+        self.nodes
+            .iter()
+            .filter(|node| !matches!(node.outcome, NodeOutcome::Float(_)))
+            .count()
     }
 }
 
@@ -92,8 +95,16 @@ pub fn calibration_tensors(prepared: &Model) -> Vec<String> {
         wanted.extend(plan.tensors.into_values());
     }
     let inputs = graph.input.iter().map(|input| input.name());
-    let made = graph.node.iter().flat_map(|node| &node.output).map(String::as_str);
-    inputs.chain(made).filter(|name| wanted.contains(*name)).map(str::to_owned).collect()
+    let made = graph
+        .node
+        .iter()
+        .flat_map(|node| &node.output)
+        .map(String::as_str);
+    inputs
+        .chain(made)
+        .filter(|name| wanted.contains(*name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The model with further float32 outputs, so that an engine that runs it shows these tensors.
@@ -142,7 +153,11 @@ pub fn quantize_static(
     let graph = prepared.graph();
     let plan = Plan::new(graph, prepared.opset(), activations, Some(ranges));
     let anything = plan.outcomes.contains(&NodeOutcome::Quantized);
-    let quantized = if anything { write::write(prepared, &plan, ranges, activations)? } else { prepared.clone() };
+    let quantized = if anything {
+        write::write(prepared, &plan, ranges, activations)?
+    } else {
+        prepared.clone()
+    };
     let report_of = |(node, outcome): (&crate::proto::NodeProto, &NodeOutcome)| NodeReport {
         node: match node.name() {
             "" => node.output.first().cloned().unwrap_or_default(),

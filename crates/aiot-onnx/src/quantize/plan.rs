@@ -15,6 +15,21 @@ use crate::tensor;
 /// Sums and products with values beyond this stay float: 8 bits would leave nothing of the small ones.
 const WILD: f32 = 1e3;
 
+/// Activations that ONNX Runtime fuses into a float Gemm.
+const GEMM_ACTIVATIONS: &[&str] = &[
+    "Clip",
+    "Elu",
+    "HardSigmoid",
+    "LeakyRelu",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Softplus",
+    "Softsign",
+    "Tanh",
+    "ThresholdedRelu",
+];
+
 /// What a node can be to quantization.
 #[derive(Clone, Debug, PartialEq)]
 enum Role {
@@ -26,6 +41,8 @@ enum Role {
     Move,
     /// Relu or Clip: a range performs it.
     Bound,
+    /// Adds a bias to the MatMul before it: the engine makes one Gemm of the two.
+    Bias,
     /// Stays float.
     Float(String),
 }
@@ -40,23 +57,36 @@ pub(super) struct Plan {
     pub folded: BTreeMap<String, String>,
     /// Quantized activations that exist only in 8 bits: float readers and graph outputs take the dequantized value.
     pub replaced: BTreeSet<String>,
+    /// Outputs of MatMul nodes with the constant that the next node adds as a bias.
+    pub biases: BTreeMap<String, String>,
 }
 
 impl Plan {
     pub fn new(graph: &GraphProto, opset: i64, activations: Activations, ranges: Option<&Ranges>) -> Plan {
         let index = Index::new(graph);
         let attention = graph.node.iter().any(|node| is_attention(node, &index));
-        let mut roles: Vec<Role> = graph.node.iter().map(|node| role(node, &index, attention)).collect();
+        let mut roles: Vec<Role> = graph
+            .node
+            .iter()
+            .map(|node| role(node, &index, attention))
+            .collect();
         if opset < 13 && graph.node.iter().any(|node| !node.op_type().is_empty()) {
             let reason = "the model's opset is below 13; prepare it first";
             roles.fill(Role::Float(reason.to_owned()));
         }
-        let mut planner = Planner { graph, index, roles, roots: BTreeMap::new() };
+        let mut planner = Planner {
+            graph,
+            index,
+            roles,
+            roots: BTreeMap::new(),
+        };
         planner.find_roots();
-        match activations {
+        let biases = planner.find_biases();
+        let plan = match activations {
             Activations::U8Asymmetric => planner.plan_u8(ranges),
             Activations::S8Symmetric => planner.plan_s8(),
-        }
+        };
+        Plan { biases, ..plan }
     }
 }
 
@@ -79,6 +109,45 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Recognizes a MatMul whose only reader adds one constant per output channel. ONNX Runtime turns the two into a
+    /// Gemm before it looks for pairs, and finds no integer kernel for one with a float bias.
+    fn find_biases(&mut self) -> BTreeMap<String, String> {
+        let mut biases = BTreeMap::new();
+        for (position, node) in self
+            .graph
+            .node
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| is(node, "Add"))
+        {
+            let [first, second] = node.input.as_slice() else {
+                continue;
+            };
+            let (input, constant) = if self.index.constants.contains_key(first.as_str()) {
+                (second, first)
+            } else {
+                (first, second)
+            };
+            let Some(&producer) = self.index.producer.get(input.as_str()) else {
+                continue;
+            };
+            let Some(bias) = self.index.constants.get(constant.as_str()) else {
+                continue;
+            };
+            let matmul = &self.graph.node[producer];
+            let fits = is(matmul, "MatMul")
+                && self.roles[producer] == Role::Weighted
+                && self.index.read_once(input)
+                && is_float(bias)
+                && self.index.constants[matmul.input[1].as_str()].dims[1..] == bias.dims;
+            if fits {
+                self.roles[position] = Role::Bias;
+                biases.insert(input.clone(), constant.clone());
+            }
+        }
+        biases
+    }
+
     fn root(&self, tensor: &'a str) -> &'a str {
         self.roots.get(tensor).copied().unwrap_or(tensor)
     }
@@ -91,7 +160,9 @@ impl<'a> Planner<'a> {
             _ => &node.input[..1],
         };
         let names = inputs.iter().map(String::as_str);
-        names.filter(|name| !name.is_empty() && !self.index.constants.contains_key(name)).collect()
+        names
+            .filter(|name| !name.is_empty() && !self.index.constants.contains_key(name))
+            .collect()
     }
 
     fn plan_u8(mut self, ranges: Option<&Ranges>) -> Plan {
@@ -102,7 +173,7 @@ impl<'a> Planner<'a> {
             let fed = node.input.iter().any(|input| reached.contains(input.as_str()));
             let reason = match self.roles[position] {
                 Role::Weighted if is(node, "Conv") => None,
-                Role::Weighted | Role::Float(_) => continue,
+                Role::Weighted | Role::Bias | Role::Float(_) => continue,
                 _ if !fed => Some("none of its inputs is quantized"),
                 Role::Compute if self.is_wild(position, ranges) => Some("its ranges exceed 1000"),
                 _ => None,
@@ -120,7 +191,9 @@ impl<'a> Planner<'a> {
             let output = graph.node[position].output.first().map_or("", String::as_str);
             wanted[position] = match self.roles[position] {
                 Role::Weighted | Role::Compute => true,
-                Role::Move | Role::Bound => self.index.readers(output).iter().any(|&reader| wanted[reader]),
+                Role::Move | Role::Bound | Role::Bias => {
+                    self.index.readers(output).iter().any(|&reader| wanted[reader])
+                }
                 Role::Float(_) => false,
             };
             if self.roles[position] == Role::Move && !wanted[position] {
@@ -130,17 +203,20 @@ impl<'a> Planner<'a> {
 
         let mut plan = self.empty_plan();
         for (position, node) in graph.node.iter().enumerate() {
-            if !matches!(self.roles[position], Role::Weighted | Role::Compute | Role::Move) {
-                continue;
+            match self.roles[position] {
+                Role::Weighted | Role::Compute | Role::Move => {
+                    for input in self.activations(position) {
+                        plan.tensors.insert(input.to_owned(), self.root(input).to_owned());
+                    }
+                }
+                Role::Bias => {}
+                Role::Bound | Role::Float(_) => continue,
             }
-            for input in self.activations(position) {
-                plan.tensors.insert(input.to_owned(), self.root(input).to_owned());
-            }
-            // Gemm and MatMul have kernels with a float output; the others exist only with a quantized one.
             let output = node.output[0].as_str();
-            if !(is(node, "Gemm") || is(node, "MatMul")) {
+            if self.needs_quantized_output(position) {
                 let output = self.bound_after(output).unwrap_or(output);
-                plan.tensors.insert(output.to_owned(), self.root(output).to_owned());
+                plan.tensors
+                    .insert(output.to_owned(), self.root(output).to_owned());
             }
         }
         for position in 0..graph.node.len() {
@@ -160,16 +236,34 @@ impl<'a> Planner<'a> {
         plan
     }
 
+    /// Gemm and MatMul have kernels with a float output, more precise and as fast; the others exist only with a
+    /// quantized one. A Gemm before an activation needs one too, or the engine fuses the two in float first.
+    fn needs_quantized_output(&self, position: usize) -> bool {
+        let node = &self.graph.node[position];
+        if !(is(node, "Gemm") || is(node, "MatMul") || self.roles[position] == Role::Bias) {
+            return true;
+        }
+        let output = node.output[0].as_str();
+        let mut readers = self
+            .index
+            .readers(output)
+            .iter()
+            .map(|&reader| &self.graph.node[reader]);
+        !is(node, "MatMul") && readers.any(|reader| GEMM_ACTIVATIONS.contains(&reader.op_type()))
+    }
+
     fn plan_s8(self) -> Plan {
         let mut plan = self.empty_plan();
-        for position in (0..self.graph.node.len()).filter(|&position| self.roles[position] == Role::Weighted) {
+        for position in (0..self.graph.node.len()).filter(|&position| self.roles[position] == Role::Weighted)
+        {
             for input in self.activations(position) {
                 plan.tensors.insert(input.to_owned(), self.root(input).to_owned());
             }
         }
         for (outcome, role) in plan.outcomes.iter_mut().zip(&self.roles) {
             if !matches!(role, Role::Weighted | Role::Float(_)) {
-                *outcome = NodeOutcome::Float("left to the engine to fuse with the node before it".to_owned());
+                *outcome =
+                    NodeOutcome::Float("left to the engine to fuse with the node before it".to_owned());
             }
         }
         plan
@@ -177,7 +271,7 @@ impl<'a> Planner<'a> {
 
     fn empty_plan(&self) -> Plan {
         let outcome = |role: &Role| match role {
-            Role::Weighted | Role::Compute | Role::Move => NodeOutcome::Quantized,
+            Role::Weighted | Role::Compute | Role::Move | Role::Bias => NodeOutcome::Quantized,
             Role::Bound => NodeOutcome::Float("its input is not quantized, or has other readers".to_owned()),
             Role::Float(reason) => NodeOutcome::Float(reason.clone()),
         };
@@ -186,6 +280,7 @@ impl<'a> Planner<'a> {
             tensors: BTreeMap::new(),
             folded: BTreeMap::new(),
             replaced: BTreeSet::new(),
+            biases: BTreeMap::new(),
         }
     }
 
@@ -193,14 +288,20 @@ impl<'a> Planner<'a> {
         let Some(ranges) = ranges else { return false };
         let node = &self.graph.node[position];
         let mut tensors = node.input.iter().chain(&node.output).map(|name| self.root(name));
-        tensors.any(|name| ranges.get(name).is_some_and(|range| range.min < -WILD || range.max > WILD))
+        tensors.any(|name| {
+            ranges
+                .get(name)
+                .is_some_and(|range| range.min < -WILD || range.max > WILD)
+        })
     }
 
     /// The output of the Relu or Clip that alone reads `tensor`, unless a moving node made it, whose scale is not its
     /// own to choose.
     fn bound_after(&self, tensor: &'a str) -> Option<&'a str> {
         let producer = *self.index.producer.get(tensor)?;
-        let &[reader] = self.index.readers(tensor) else { return None };
+        let &[reader] = self.index.readers(tensor) else {
+            return None;
+        };
         let foldable = self.roles[producer] != Role::Move
             && self.roles[reader] == Role::Bound
             && self.index.read_once(tensor);
@@ -227,13 +328,19 @@ fn is_attention(node: &NodeProto, index: &Index<'_>) -> bool {
 fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role {
     let float = |reason: String| Role::Float(reason);
     if !crate::check::domain(node.domain()).is_empty() {
-        return float(format!("operators of domain {} are not understood", node.domain()));
+        return float(format!(
+            "operators of domain {} are not understood",
+            node.domain()
+        ));
     }
     if subgraphs(node).next().is_some() {
         return float("it has a subgraph".to_owned());
     }
     let used: Vec<&String> = node.output.iter().filter(|name| !name.is_empty()).collect();
-    let (Some(input), [_]) = (node.input.first().filter(|name| !name.is_empty()), used.as_slice()) else {
+    let (Some(input), [_]) = (
+        node.input.first().filter(|name| !name.is_empty()),
+        used.as_slice(),
+    ) else {
         return float("it has no input, or several outputs".to_owned());
     };
     let computed = !index.constants.contains_key(input.as_str());
@@ -243,11 +350,14 @@ fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role {
             Ok(()) => Role::Weighted,
             Err(reason) => float(reason.to_owned()),
         },
-        "Add" | "Mul" | "Concat" if attention => {
-            float("sums and products stay float in attention models, where masks ruin their ranges".to_owned())
-        }
+        "Add" | "Mul" | "Concat" if attention => float(
+            "sums and products stay float in attention models, where masks ruin their ranges".to_owned(),
+        ),
         "Add" | "Mul" | "Concat" => {
-            let mut constants = node.input.iter().filter_map(|name| index.constants.get(name.as_str()));
+            let mut constants = node
+                .input
+                .iter()
+                .filter_map(|name| index.constants.get(name.as_str()));
             match constants.all(|tensor| is_float(tensor)) {
                 true => Role::Compute,
                 false => float("its constant is not float32".to_owned()),
@@ -269,7 +379,9 @@ pub(super) fn clip_bounds(node: &NodeProto, index: &Index<'_>) -> Option<(f32, f
     }
     let bound = |input: usize, default: f32| match node.input.get(input).filter(|name| !name.is_empty()) {
         None => Some(default),
-        Some(name) => tensor::floats(index.constants.get(name.as_str())?)?.first().copied(),
+        Some(name) => tensor::floats(index.constants.get(name.as_str())?)?
+            .first()
+            .copied(),
     };
     Some((bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?))
 }
@@ -282,10 +394,22 @@ fn is_float(tensor: &TensorProto) -> bool {
 fn weighted(node: &NodeProto, index: &Index<'_>) -> Result<(), &'static str> {
     let constant = |input: usize| {
         let name = node.input.get(input).filter(|name| !name.is_empty());
-        name.map(|name| index.constants.get(name.as_str()).copied().filter(|tensor| is_float(tensor)))
+        name.map(|name| {
+            index
+                .constants
+                .get(name.as_str())
+                .copied()
+                .filter(|tensor| is_float(tensor))
+        })
     };
-    let weight = constant(1).flatten().ok_or("its weights are not constant float32")?;
-    let rank_fits = if is(node, "Conv") { weight.dims.len() >= 3 } else { weight.dims.len() == 2 };
+    let weight = constant(1)
+        .flatten()
+        .ok_or("its weights are not constant float32")?;
+    let rank_fits = if is(node, "Conv") {
+        weight.dims.len() >= 3
+    } else {
+        weight.dims.len() == 2
+    };
     if !rank_fits || weight.dims.contains(&0) {
         return Err("its weights have an unusual rank, or are empty");
     }
@@ -301,7 +425,9 @@ fn weighted(node: &NodeProto, index: &Index<'_>) -> Result<(), &'static str> {
         }
     }
     if is(node, "Gemm")
-        && (int(node, "transA", 0) != 0 || float(node, "alpha", 1.0) != 1.0 || float(node, "beta", 1.0) != 1.0)
+        && (int(node, "transA", 0) != 0
+            || float(node, "alpha", 1.0) != 1.0
+            || float(node, "beta", 1.0) != 1.0)
     {
         return Err("it transposes its input or scales its operands");
     }
@@ -314,7 +440,11 @@ fn weighted(node: &NodeProto, index: &Index<'_>) -> Result<(), &'static str> {
         Some(Some(bias)) => {
             let fits = bias.dims.last().copied().unwrap_or(1) == channels
                 && tensor::element_count(&bias.dims).is_some_and(|count| count as i64 == channels);
-            if fits { Ok(()) } else { Err("its bias is not one number per output channel") }
+            if fits {
+                Ok(())
+            } else {
+                Err("its bias is not one number per output channel")
+            }
         }
     }
 }

@@ -1,1 +1,398 @@
-//! x
+use super::*;
+use crate::graph::int_attribute;
+use crate::ranges::Range;
+use crate::testing::interpreter::{Value, run};
+use crate::testing::{Builder, listing};
+
+use Activations::{S8Symmetric, U8Asymmetric};
+
+fn image() -> Builder {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[1, 3, 6, 6]);
+    builder.output("y", &[]);
+    builder
+}
+
+fn picture(seed: usize) -> Value {
+    Value::new(
+        &[1, 3, 6, 6],
+        (0..108)
+            .map(|i| ((i * 37 + seed * 11) % 41) as f64 / 20.0 - 1.0)
+            .collect(),
+    )
+}
+
+/// The ranges of eight pictures, every tensor observed.
+fn calibrate(model: &Model) -> Ranges {
+    let mut ranges = Ranges::new();
+    for seed in 0..8 {
+        for (name, value) in run(model, &picture(seed)) {
+            let numbers: Vec<f32> = value.data.iter().map(|&number| number as f32).collect();
+            ranges.observe(&name, &numbers);
+        }
+    }
+    ranges.rounded()
+}
+
+/// Ranges of 0..1 for every tensor that may be asked for.
+fn unit_ranges(model: &Model) -> Ranges {
+    let mut ranges = Ranges::new();
+    for name in calibration_tensors(model) {
+        ranges.insert(name, Range { min: 0.0, max: 1.0 });
+    }
+    ranges
+}
+
+/// The quantized graph without the pairs' own nodes, `q:` before what is read from a pair.
+fn check(builder: &Builder, activations: Activations, expected: &[&str]) -> QuantizeReport {
+    let model = builder.model();
+    let (quantized, report) = quantize_static(&model, &unit_ranges(&model), activations).unwrap();
+    let short: Vec<String> = listing(&quantized)
+        .into_iter()
+        .filter(|line| !line.starts_with("QuantizeLinear") && !line.starts_with("DequantizeLinear"))
+        .map(|line| line.split(' ').map(shorten).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(short, expected);
+    report
+}
+
+fn shorten(word: &str) -> String {
+    let (start, word) = word.split_at(word.find('(').map_or(0, |position| position + 1));
+    let (word, end) = word.split_at(word.find(')').unwrap_or(word.len()));
+    match word.strip_suffix("_dequantized") {
+        Some(tensor) => format!("{start}q:{tensor}{end}"),
+        None => format!("{start}{word}{end}"),
+    }
+}
+
+#[test]
+fn every_node_of_a_pair_is_written() {
+    let mut builder = image();
+    builder.conv("x", "a", [4, 3, 3, 3], 1, 1);
+    builder.node("Relu", &["a"], "y");
+    let model = builder.model();
+    let (quantized, report) = quantize_static(&model, &unit_ranges(&model), U8Asymmetric).unwrap();
+    assert_eq!(
+        listing(&quantized),
+        [
+            "QuantizeLinear(x x_scale x_zero_point) x_quantized",
+            "DequantizeLinear(x_quantized x_scale x_zero_point) x_dequantized",
+            "DequantizeLinear(a_w_quantized a_w_scale a_w_zero_point) a_w_dequantized",
+            "DequantizeLinear(a_b_quantized a_b_scale a_b_zero_point) a_b_dequantized",
+            "Conv(x_dequantized a_w_dequantized a_b_dequantized) a",
+            "QuantizeLinear(a y_scale y_zero_point) y_quantized",
+            "DequantizeLinear(y_quantized y_scale y_zero_point) y",
+        ]
+    );
+    assert_eq!(quantized.proto().producer_name(), "aiot-onnx");
+    assert_eq!(report.quantized(), 2);
+    assert_eq!(report.nodes[1].outcome, NodeOutcome::FoldedIntoRange);
+    assert_eq!(report.bytes_after, quantized.to_bytes().len() as u64);
+    let again = quantize_static(&model, &unit_ranges(&model), U8Asymmetric)
+        .unwrap()
+        .0;
+    assert_eq!(again.to_bytes(), quantized.to_bytes());
+    assert_eq!(Model::parse(quantized.to_bytes()).unwrap(), quantized);
+}
+
+#[test]
+fn pooling_and_reshaping_share_the_scale() {
+    let mut builder = image();
+    builder.conv("x", "a", [4, 3, 3, 3], 1, 1);
+    builder.node("Relu", &["a"], "b");
+    builder.node("MaxPool", &["b"], "c");
+    builder.node("Flatten", &["c"], "d");
+    builder.gemm("d", "y", 2, 144);
+    assert_eq!(calibration_tensors(&builder.model()), ["x", "b"]);
+    check(
+        &builder,
+        U8Asymmetric,
+        &[
+            "Conv(q:x q:a_w q:a_b) a",
+            "MaxPool(q:b) c",
+            "Flatten(q:c) d",
+            "Gemm(q:d q:y_w q:y_b) y",
+        ],
+    );
+    check(
+        &builder,
+        S8Symmetric,
+        &[
+            "Conv(q:x q:a_w a_b) a",
+            "Relu(a) b",
+            "MaxPool(b) c",
+            "Flatten(c) d",
+            "Gemm(q:d q:y_w y_b) y",
+        ],
+    );
+}
+
+#[test]
+fn residual_sums_are_quantized() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.node("Relu", &["a"], "b");
+    builder.conv("b", "c", [3, 3, 3, 3], 1, 1);
+    builder.node("Add", &["b", "c"], "d");
+    builder.node("Relu", &["d"], "y");
+    assert_eq!(calibration_tensors(&builder.model()), ["x", "b", "c", "y"]);
+    check(
+        &builder,
+        U8Asymmetric,
+        &[
+            "Conv(q:x q:a_w q:a_b) a",
+            "Conv(q:b q:c_w q:c_b) c",
+            "Add(q:b q:c) d",
+        ],
+    );
+    check(
+        &builder,
+        S8Symmetric,
+        &[
+            "Conv(q:x q:a_w a_b) a",
+            "Relu(a) b",
+            "Conv(q:b q:c_w c_b) c",
+            "Add(q:b c) d",
+            "Relu(d) y",
+        ],
+    );
+}
+
+#[test]
+fn constant_operands_are_quantized() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.random("k", &[3, 1, 1]);
+    builder.node("Mul", &["a", "k"], "y");
+    check(
+        &builder,
+        U8Asymmetric,
+        &["Conv(q:x q:a_w q:a_b) a", "Mul(q:a q:k) y_float"],
+    );
+}
+
+#[test]
+fn a_bound_stays_where_others_read_its_input() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.node("Relu", &["a"], "b");
+    builder.node("Add", &["a", "b"], "y");
+    check(
+        &builder,
+        U8Asymmetric,
+        &["Conv(q:x q:a_w q:a_b) a", "Relu(q:a) b", "Add(q:a q:b) y_float"],
+    );
+}
+
+#[test]
+fn clips_fold_only_around_zero() {
+    for (min, max, folds) in [(0.0, 6.0, true), (-1.0, 1.0, true), (0.5, 1.0, false)] {
+        let mut builder = image();
+        builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+        builder.constant("low", &[], &[min]);
+        builder.constant("high", &[], &[max]);
+        builder.node("Clip", &["a", "low", "high"], "y");
+        let expected: &[&str] = match folds {
+            true => &["Conv(q:x q:a_w q:a_b) a"],
+            false => &["Conv(q:x q:a_w q:a_b) a", "Clip(q:a low high) y"],
+        };
+        check(&builder, U8Asymmetric, expected);
+    }
+}
+
+#[test]
+fn what_is_not_understood_stays_float() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.node("Erf", &["a"], "b");
+    builder.conv("b", "c", [3, 3, 3, 3], 1, 1);
+    builder.node("Mine", &["c"], "y").domain = Some("my.domain".to_owned());
+    let report = check(
+        &builder,
+        U8Asymmetric,
+        &[
+            "Conv(q:x q:a_w q:a_b) a",
+            "Erf(q:a) b",
+            "Conv(q:b q:c_w q:c_b) c",
+            "Mine(q:c) y",
+        ],
+    );
+    assert_eq!(
+        report.nodes[1].outcome,
+        NodeOutcome::Float("Erf has no 8-bit form here".to_owned())
+    );
+}
+
+#[test]
+fn a_bias_after_matmul_is_part_of_it() {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[2, 4]);
+    builder.output("y", &[2, 3]);
+    builder.random("w", &[4, 3]);
+    builder.random("b", &[3]);
+    builder.node("MatMul", &["x", "w"], "a");
+    builder.node("Add", &["b", "a"], "c");
+    builder.node("Softmax", &["c"], "y");
+    check(
+        &builder,
+        U8Asymmetric,
+        &["MatMul(q:x q:w) a", "Add(q:b a) c", "Softmax(c) y"],
+    );
+    check(
+        &builder,
+        S8Symmetric,
+        &["MatMul(q:x q:w) a", "Add(b a) c", "Softmax(c) y"],
+    );
+}
+
+#[test]
+fn a_gemm_before_an_activation_has_a_quantized_output() {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[2, 4]);
+    builder.output("y", &[2, 3]);
+    builder.gemm("x", "a", 3, 4);
+    builder.node("Tanh", &["a"], "y");
+    check(
+        &builder,
+        U8Asymmetric,
+        &["Gemm(q:x q:a_w q:a_b) a", "Tanh(q:a) y"],
+    );
+}
+
+#[test]
+fn wild_ranges_keep_sums_in_float() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.conv("x", "b", [3, 3, 3, 3], 1, 1);
+    builder.node("Add", &["a", "b"], "y");
+    let model = builder.model();
+    let mut ranges = unit_ranges(&model);
+    ranges.insert(
+        "b",
+        Range {
+            min: -10000.0,
+            max: 1.0,
+        },
+    );
+    let (_, report) = quantize_static(&model, &ranges, U8Asymmetric).unwrap();
+    assert_eq!(
+        report.nodes[2].outcome,
+        NodeOutcome::Float("its ranges exceed 1000".to_owned())
+    );
+}
+
+#[test]
+fn nothing_to_quantize_changes_no_byte() {
+    let mut builder = image();
+    builder.node("Relu", &["x"], "y");
+    let model = builder.model();
+    assert!(calibration_tensors(&model).is_empty());
+    for activations in [U8Asymmetric, S8Symmetric] {
+        let (quantized, report) = quantize_static(&model, &Ranges::new(), activations).unwrap();
+        assert_eq!(quantized.to_bytes(), model.to_bytes());
+        assert_eq!(report.quantized(), 0);
+    }
+}
+
+#[test]
+fn calibration_outputs_are_added_once() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.conv("a", "y", [3, 3, 3, 3], 1, 1);
+    let model = builder.model();
+    let names = calibration_tensors(&model);
+    assert_eq!(names, ["x", "a", "y"]);
+    let observed = with_outputs(&model, &names).unwrap();
+    let outputs: Vec<_> = observed
+        .graph()
+        .output
+        .iter()
+        .map(|output| output.name())
+        .collect();
+    assert_eq!(outputs, ["y", "a"]);
+    let error = with_outputs(&model, &["nope".to_owned()]).unwrap_err();
+    assert!(matches!(error, OnnxError::MissingValue { name, .. } if name == "nope"));
+}
+
+#[test]
+fn errors_name_the_tensor() {
+    let mut builder = image();
+    builder.conv("x", "y", [3, 3, 3, 3], 1, 1);
+    let model = builder.model();
+    let error = quantize_static(&model, &Ranges::new(), U8Asymmetric).unwrap_err();
+    assert_eq!(
+        error,
+        QuantizeError::MissingRange {
+            tensor: "x".to_owned()
+        }
+    );
+
+    let mut ranges = unit_ranges(&model);
+    ranges.insert(
+        "y",
+        Range {
+            min: 0.0,
+            max: f32::INFINITY,
+        },
+    );
+    let error = quantize_static(&model, &ranges, U8Asymmetric).unwrap_err();
+    assert!(matches!(error, QuantizeError::BadRange { tensor, .. } if tensor == "y"));
+
+    builder.graph.initializer[0] = crate::tensor::from_floats("y_w", &[1, 3, 1, 1], &[0.0, f32::NAN, 1.0]);
+    builder.graph.initializer[1] = crate::tensor::from_floats("y_b", &[1], &[0.0]);
+    let model = builder.model();
+    let error = quantize_static(&model, &unit_ranges(&model), U8Asymmetric).unwrap_err();
+    assert!(matches!(error, QuantizeError::NotFinite { tensor, index: 1, .. } if tensor == "y_w"));
+}
+
+/// A depthwise net with a residual sum: quantized outputs stay close to float ones, and no tensor leaves its range.
+#[test]
+fn quantized_outputs_are_close() {
+    let mut builder = image();
+    builder.conv("x", "a", [8, 3, 1, 1], 1, 0);
+    builder.constant("zero", &[], &[0.0]);
+    builder.constant("six", &[], &[6.0]);
+    builder.node("Clip", &["a", "zero", "six"], "b");
+    builder.conv("b", "c", [8, 1, 3, 3], 8, 1);
+    builder.node("Relu", &["c"], "d");
+    builder.conv("d", "e", [8, 8, 1, 1], 1, 0);
+    builder.node("Add", &["b", "e"], "f");
+    builder.node("GlobalAveragePool", &["f"], "g");
+    builder.node("Flatten", &["g"], "h");
+    builder.gemm("h", "y", 5, 8);
+    let model = builder.model();
+    let ranges = calibrate(&model);
+    // 8 bits carry about 50 dB; eight nodes in a row lose some of it.
+    for (activations, least_db) in [(U8Asymmetric, 30.0), (S8Symmetric, 28.0)] {
+        let (quantized, report) = quantize_static(&model, &ranges, activations).unwrap();
+        if activations == U8Asymmetric {
+            assert_eq!(report.quantized(), report.nodes.len());
+        }
+        let (mut signal, mut noise) = (0.0, 0.0);
+        for seed in 8..16 {
+            let (float, int8) = (run(&model, &picture(seed)), run(&quantized, &picture(seed)));
+            for (float, int8) in float["y"].data.iter().zip(&int8["y"].data) {
+                signal += float * float;
+                noise += (float - int8) * (float - int8);
+            }
+        }
+        let sqnr_db = 10.0 * f64::log10(signal / noise);
+        assert!(sqnr_db > least_db, "{activations:?}: {sqnr_db} dB");
+    }
+}
+
+#[test]
+fn shared_weights_are_stored_once_per_form() {
+    let mut builder = image();
+    builder.random("w", &[3, 3, 1, 1]);
+    builder
+        .node("Conv", &["x", "w"], "a")
+        .attribute
+        .push(int_attribute("group", 1));
+    builder.node("Conv", &["a", "w"], "y");
+    check(
+        &builder,
+        U8Asymmetric,
+        &["Conv(q:x q:w) a", "Conv(q:a q:w) y_float"],
+    );
+}

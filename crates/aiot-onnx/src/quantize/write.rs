@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{Plan, clip_bounds};
-use super::weights::{Layout, Scale, asymmetric, finite, least_scales, quantize_bias, quantize_weight, symmetric};
+use super::weights::{
+    Layout, Scale, asymmetric, finite, least_scales, quantize_bias, quantize_weight, symmetric,
+};
 use super::{Activations, NodeOutcome};
 use crate::error::{OnnxError, QuantizeError};
 use crate::graph::{Index, Names, captures, int_attribute, is, new_node};
@@ -34,6 +36,7 @@ pub(super) fn write(
         initializers: Vec::new(),
         scales: BTreeMap::new(),
         dequantized: BTreeMap::new(),
+        biases: BTreeMap::new(),
         constants: BTreeMap::new(),
     };
     for input in &graph.input {
@@ -56,13 +59,21 @@ pub(super) fn write(
 
 /// Removes float constants that have an 8-bit form now, and what is said about values that are gone.
 fn drop_unread(graph: &mut GraphProto) {
-    let mut read: BTreeSet<&str> =
-        graph.node.iter().flat_map(|node| &node.input).map(String::as_str).collect();
+    let mut read: BTreeSet<&str> = graph
+        .node
+        .iter()
+        .flat_map(|node| &node.input)
+        .map(String::as_str)
+        .collect();
     read.extend(graph.node.iter().flat_map(captures));
     read.extend(graph.output.iter().map(|output| output.name()));
     graph.initializer.retain(|tensor| read.contains(tensor.name()));
-    let made: BTreeSet<&str> =
-        graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+    let made: BTreeSet<&str> = graph
+        .node
+        .iter()
+        .flat_map(|node| &node.output)
+        .map(String::as_str)
+        .collect();
     graph.value_info.retain(|value| made.contains(value.name()));
 }
 
@@ -79,6 +90,8 @@ struct Writer<'a> {
     scales: BTreeMap<String, (Scale, [String; 2])>,
     /// The dequantized value of each quantized activation.
     dequantized: BTreeMap<String, String>,
+    /// The output of each MatMul with a quantized bias, with the bias and its dequantized value.
+    biases: BTreeMap<String, (String, String)>,
     /// By constant and form: the dequantized value of each constant already in 8 bits.
     constants: BTreeMap<(String, Vec<u8>), String>,
 }
@@ -92,8 +105,9 @@ impl Writer<'_> {
             return self.add_pair(output, &self.plan.folded[output]);
         }
         for input in &mut written.input {
-            let from_pair =
-                quantized || self.plan.replaced.contains(input) || self.activations == Activations::S8Symmetric;
+            let from_pair = quantized
+                || self.plan.replaced.contains(input)
+                || self.activations == Activations::S8Symmetric;
             if let Some(dequantized) = self.dequantized.get(input.as_str()).filter(|_| from_pair) {
                 input.clone_from(dequantized);
             }
@@ -101,28 +115,42 @@ impl Writer<'_> {
         if quantized {
             match node.op_type() {
                 "Conv" | "Gemm" | "MatMul" => self.add_weights(node, &mut written)?,
-                "Add" | "Mul" | "Concat" => self.add_operands(node, &mut written)?,
+                "Add" | "Mul" | "Concat" => match self.take_bias(node) {
+                    Some(inputs) => written.input = inputs,
+                    None => self.add_operands(node, &mut written)?,
+                },
                 _ => {}
             }
         }
-        let outputs = node.output.iter().filter(|name| self.plan.tensors.contains_key(name.as_str()));
+        let outputs = node
+            .output
+            .iter()
+            .filter(|name| self.plan.tensors.contains_key(name.as_str()));
         let mut pairs = Vec::new();
         for output in outputs {
             let mut source = output.clone();
             if self.plan.replaced.contains(output) && self.index.outputs.contains(output.as_str()) {
                 // The graph's output keeps its name, which the dequantized value takes.
                 source = self.names.fresh(&format!("{output}_float"));
-                written.output.iter_mut().filter(|name| *name == output).for_each(|name| name.clone_from(&source));
+                written
+                    .output
+                    .iter_mut()
+                    .filter(|name| *name == output)
+                    .for_each(|name| name.clone_from(&source));
             }
             pairs.push((output, source));
         }
         self.nodes.push(written);
-        pairs.into_iter().try_for_each(|(output, source)| self.add_pair(output, &source))
+        pairs
+            .into_iter()
+            .try_for_each(|(output, source)| self.add_pair(output, &source))
     }
 
     /// Adds QuantizeLinear and DequantizeLinear for a tensor whose float value is called `source`, if it is quantized.
     fn add_pair(&mut self, tensor: &str, source: &str) -> Result<(), QuantizeError> {
-        let Some(root) = self.plan.tensors.get(tensor) else { return Ok(()) };
+        let Some(root) = self.plan.tensors.get(tensor) else {
+            return Ok(());
+        };
         let (_, [scale, zero_point]) = self.scale(root)?;
         let quantized = self.names.fresh(&format!("{tensor}_quantized"));
         let is_output = self.plan.replaced.contains(tensor) && self.index.outputs.contains(tensor);
@@ -152,24 +180,40 @@ impl Writer<'_> {
         if let Some(known) = self.scales.get(root) {
             return Ok(known.clone());
         }
-        let mut range =
-            self.ranges.get(root).ok_or_else(|| QuantizeError::MissingRange { tensor: root.to_owned() })?;
+        let mut range = self.ranges.get(root).ok_or_else(|| QuantizeError::MissingRange {
+            tensor: root.to_owned(),
+        })?;
         if !(range.min.is_finite() && range.max.is_finite() && range.min <= range.max) {
-            return Err(QuantizeError::BadRange { tensor: root.to_owned(), min: range.min, max: range.max });
+            return Err(QuantizeError::BadRange {
+                tensor: root.to_owned(),
+                min: range.min,
+                max: range.max,
+            });
         }
         if self.plan.folded.contains_key(root) {
             // The range now does the work of the Relu or Clip, so it must not reach beyond its bounds.
-            let bound = self.index.producer.get(root).map(|&position| &self.graph.node[position]);
+            let bound = self
+                .index
+                .producer
+                .get(root)
+                .map(|&position| &self.graph.node[position]);
             let bounds = bound.and_then(|node| clip_bounds(node, &self.index));
             let (low, high) = bounds.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-            range = Range { min: range.min.clamp(low, high), max: range.max.clamp(low, high) };
+            range = Range {
+                min: range.min.clamp(low, high),
+                max: range.max.clamp(low, high),
+            };
         }
-        let names = [self.names.fresh(&format!("{root}_scale")), self.names.fresh(&format!("{root}_zero_point"))];
+        let names = [
+            self.names.fresh(&format!("{root}_scale")),
+            self.names.fresh(&format!("{root}_zero_point")),
+        ];
         let scale = match self.activations {
             Activations::U8Asymmetric => asymmetric(range),
             Activations::S8Symmetric => symmetric(range),
         };
-        self.initializers.push(tensor::from_floats(&names[0], &[], &[scale.scale]));
+        self.initializers
+            .push(tensor::from_floats(&names[0], &[], &[scale.scale]));
         self.initializers.push(match self.activations {
             Activations::U8Asymmetric => tensor::from_u8(&names[1], &[], &[scale.zero_point]),
             Activations::S8Symmetric => tensor::from_i8(&names[1], &[], &[0]),
@@ -182,7 +226,11 @@ impl Writer<'_> {
         let constant = self.index.constants.get(name).map(|&tensor| tensor.clone());
         constant.ok_or_else(|| {
             let place = format!("constant `{name}`");
-            OnnxError::Unsupported { place, reason: "planned as a constant but is none".to_owned() }.into()
+            OnnxError::Unsupported {
+                place,
+                reason: "planned as a constant but is none".to_owned(),
+            }
+            .into()
         })
     }
 
@@ -192,14 +240,19 @@ impl Writer<'_> {
         let layout = Layout::new(node, &weight);
         let root = self.plan.tensors[&node.input[0]].clone();
         let (input, _) = self.scale(&root)?;
-        let bias = match node.input.get(2).filter(|name| !name.is_empty() && !is(node, "MatMul")) {
-            Some(name) => Some((name.clone(), finite(&self.constant(name)?)?)),
+        // TensorRT takes no 32-bit pairs: there the bias stays float.
+        let in_integers = self.activations == Activations::U8Asymmetric;
+        let bias = match is(node, "MatMul") {
+            true => self.plan.biases.get(&node.output[0]),
+            false => node.input.get(2).filter(|name| !name.is_empty()),
+        };
+        let bias = match bias {
+            Some(name) => Some((name, finite(&self.constant(name)?)?)).filter(|_| in_integers),
             None => None,
         };
         let numbers = bias.as_ref().map(|(_, numbers)| numbers.as_slice());
         let least = least_scales(numbers, layout.channels, input.scale);
-        let saturation_safe = self.activations == Activations::U8Asymmetric;
-        let quantized = quantize_weight(&finite(&weight)?, &layout, &least, saturation_safe);
+        let quantized = quantize_weight(&finite(&weight)?, &layout, &least, in_integers);
 
         let channels = [layout.channels as i64];
         written.input[1] = self.add_constant(weight.name(), layout.axis, &quantized.scales, |name| {
@@ -209,12 +262,35 @@ impl Writer<'_> {
         });
         if let Some((name, numbers)) = bias {
             let quantized = quantize_bias(&numbers, input.scale, &quantized.scales);
-            written.input[2] = self.add_constant(&name, 0, &quantized.scales, |name| {
+            let dequantized = self.add_constant(name, 0, &quantized.scales, |name| {
                 let zeros = vec![0; layout.channels];
-                (tensor::from_i32(name, &channels, &quantized.values), tensor::from_i32("", &channels, &zeros))
+                (
+                    tensor::from_i32(name, &channels, &quantized.values),
+                    tensor::from_i32("", &channels, &zeros),
+                )
             });
+            match is(node, "MatMul") {
+                true => {
+                    self.biases
+                        .insert(node.output[0].clone(), (name.clone(), dequantized));
+                }
+                false => written.input[2] = dequantized,
+            }
         }
         Ok(())
+    }
+
+    /// The inputs of an Add that adds a MatMul's bias, which was quantized with that MatMul's weights.
+    fn take_bias(&self, node: &NodeProto) -> Option<Vec<String>> {
+        let (name, dequantized) = node.input.iter().find_map(|input| self.biases.get(input))?;
+        let replace = |input: &String| {
+            if input == name {
+                dequantized.clone()
+            } else {
+                input.clone()
+            }
+        };
+        Some(node.input.iter().map(replace).collect())
     }
 
     /// Replaces the constant operands of an Add, Mul or Concat; they are activations to its kernel.
@@ -234,7 +310,10 @@ impl Writer<'_> {
             };
             let values: Vec<u8> = numbers.iter().map(quantize).collect();
             written.input[position] = self.add_constant(name, -1, &[scale.scale], |name| {
-                (tensor::from_u8(name, &constant.dims, &values), tensor::from_u8("", &[], &[scale.zero_point]))
+                (
+                    tensor::from_u8(name, &constant.dims, &values),
+                    tensor::from_u8("", &[], &[scale.zero_point]),
+                )
             });
         }
         Ok(())
@@ -250,7 +329,11 @@ impl Writer<'_> {
         scales: &[f32],
         make: impl FnOnce(&str) -> (TensorProto, TensorProto),
     ) -> String {
-        let form = scales.iter().flat_map(|scale| scale.to_le_bytes()).chain(axis.to_le_bytes()).collect();
+        let form = scales
+            .iter()
+            .flat_map(|scale| scale.to_le_bytes())
+            .chain(axis.to_le_bytes())
+            .collect();
         let key = (name.to_owned(), form);
         if let Some(known) = self.constants.get(&key) {
             return known.clone();
@@ -261,7 +344,8 @@ impl Writer<'_> {
         let (constant, mut zeros) = make(&quantized);
         zeros.name = Some(zero_point.clone());
         let dims: &[i64] = if axis < 0 { &[] } else { &[scales.len() as i64] };
-        self.initializers.extend([constant, tensor::from_floats(&scale, dims, scales), zeros]);
+        self.initializers
+            .extend([constant, tensor::from_floats(&scale, dims, scales), zeros]);
         let mut node = new_node(
             "DequantizeLinear",
             &format!("{dequantized}_DequantizeLinear"),
