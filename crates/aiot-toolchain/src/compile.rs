@@ -5,6 +5,7 @@
 //! ([`flags`] holds what makes the bytes independent of folders). The result is read: machine, loader, C library
 //! version, and that no folder of this machine is left in it.
 
+mod error;
 mod flags;
 
 use std::collections::BTreeSet;
@@ -14,12 +15,13 @@ use std::process::Command;
 
 use crate::GlibcVersion;
 use crate::builder::Linker;
-use crate::elf::{ElfError, ElfFacts, ElfProblem, Expectation, check, inspect};
-use crate::process::{ProcessError, clean_command, find_program, run};
-use crate::sources::{LockEntry, MODULE_PROFILE, SourcesError, read_lock_entries};
+use crate::elf::{ElfFacts, Expectation, check, inspect};
+use crate::process::{clean_command, find_program, run};
+use crate::sources::{LockEntry, MODULE_PROFILE, read_lock_entries};
 use crate::stage::MARKER;
 use crate::triple::TripleFacts;
 use crate::versions::{VersionError, rustc_version};
+pub use error::CompileError;
 use flags::Folders;
 
 /// What to compile, and with what.
@@ -56,108 +58,6 @@ pub struct CompiledModule {
     pub size_bytes: u64,
 }
 
-/// Why a module could not be compiled.
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    /// No compiler.
-    #[error(transparent)]
-    Version(#[from] VersionError),
-    /// The standard library of the target is missing and cannot be fetched.
-    #[error("the Rust standard library for {triple} is not installed: {hint}")]
-    NoTarget {
-        /// The target.
-        triple: &'static str,
-        /// What to do.
-        hint: String,
-    },
-    /// The dependencies could not be fetched.
-    #[error("cannot fetch what `{module}` depends on{}: {source}", if *.is_offline {
-        " (offline; run once with a network, the crates stay in cargo's home)"
-    } else {
-        ""
-    })]
-    Fetch {
-        /// The module.
-        module: String,
-        /// Whether the network was off limits.
-        is_offline: bool,
-        /// What cargo said.
-        source: ProcessError,
-    },
-    /// cargo wants a crate that the workspace's lock does not hold.
-    #[error(
-        "`{module}` would be built with `{package}`, which the workspace's Cargo.lock does not hold; run `cargo \
-         metadata` once to bring the lock up to date, and review its diff"
-    )]
-    LockDrift {
-        /// The module.
-        module: String,
-        /// Name and version.
-        package: String,
-    },
-    /// The stage's lock could not be read.
-    #[error(transparent)]
-    Lock(#[from] SourcesError),
-    /// cargo failed.
-    #[error("`{module}` does not compile for {triple}: {source}")]
-    Build {
-        /// The module.
-        module: String,
-        /// The target.
-        triple: &'static str,
-        /// What cargo said.
-        source: ProcessError,
-    },
-    /// A folder or the program could not be read or made.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// `read`, `create`.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The program is no ELF file.
-    #[error("{path}: {source}")]
-    Elf {
-        /// The program.
-        path: PathBuf,
-        /// What is wrong.
-        source: ElfError,
-    },
-    /// The program does not run on the target.
-    #[error("`{module}` compiled for {triple} would not run there:{}", list(.problems))]
-    Unfit {
-        /// The module.
-        module: String,
-        /// The target.
-        triple: &'static str,
-        /// Why, at least one reason.
-        problems: Vec<ElfProblem>,
-    },
-    /// The program names a folder of this machine, so its bytes depend on where it was built.
-    #[error(
-        "`{module}` compiled for {triple} holds `{text}`, a path of this machine; another machine would give other \
-         bytes: look for env!(\"CARGO_MANIFEST_DIR\"), env!(\"OUT_DIR\") or a build script that writes a path"
-    )]
-    HostPath {
-        /// The module.
-        module: String,
-        /// The target.
-        triple: &'static str,
-        /// The path as it stands in the program.
-        text: String,
-    },
-}
-
-fn list(problems: &[ElfProblem]) -> String {
-    problems
-        .iter()
-        .map(|problem| format!("\n  - {problem}"))
-        .collect()
-}
-
 /// Compiles a staged module. Every line that rustup, cargo or rustc write goes to `on_line` as it comes.
 ///
 /// # Errors
@@ -186,17 +86,15 @@ pub fn compile(
     fetch(request, &rustc.host, &cargo_home, on_line)?;
     check_lock(request)?;
 
-    let folders = match request.linker {
-        Linker::Container(_) => Folders::in_container(),
-        _ => Folders {
-            stage: request.stage_dir.to_owned(),
-            cargo_home: cargo_home.clone(),
-            target: request.target_dir.to_owned(),
-            rust_sources: Some((
-                sysroot.join("lib/rustlib/src/rust"),
-                format!("/rustc/{}", rustc.commit_hash),
-            )),
-        },
+    let folders = Folders {
+        stage: request.stage_dir.to_owned(),
+        cargo_home: cargo_home.clone(),
+        target: request.target_dir.to_owned(),
+        rust_sources: (
+            sysroot.join("lib/rustlib/src/rust"),
+            format!("/rustc/{}", rustc.commit_hash),
+        ),
+        is_container: matches!(request.linker, Linker::Container(_)),
     };
     let mut command = build_command(request, &rustc.release, &cargo_home);
     flags::set(&mut command, request.triple.triple, &folders);
@@ -363,8 +261,9 @@ fn build_command(request: &CompileRequest<'_>, release: &str, cargo_home: &Path)
                 .arg(format!("+{}", request.toolchain_channel.unwrap_or(release)))
                 .arg("build");
             command.env("CROSS_CONTAINER_ENGINE", &container.engine);
-            let passed =
-                format!("CARGO_ENCODED_RUSTFLAGS CFLAGS_{variable} CXXFLAGS_{variable} SOURCE_DATE_EPOCH");
+            let passed = format!(
+                "CARGO_ENCODED_RUSTFLAGS CFLAGS_{variable} CXXFLAGS_{variable} CC_SHELL_ESCAPED_FLAGS SOURCE_DATE_EPOCH"
+            );
             command.env("CROSS_BUILD_ENV_PASSTHROUGH", passed);
         }
     }

@@ -1,9 +1,12 @@
 //! The tool versions that belong into the key of a compile.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::builder::Linker;
 use crate::process::{ProcessError, clean_command, find_program, run};
+use crate::wheels::LockedWheel;
 
 /// The compiler, as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +32,12 @@ impl fmt::Display for RustcVersion {
     }
 }
 
-/// Why the compiler could not be asked.
+/// Why a tool could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum VersionError {
+    /// The linker is missing or refuses.
+    #[error("the linker does not answer: {0}")]
+    Linker(ProcessError),
     /// rustc is missing or refuses.
     #[error(
         "the Rust compiler does not answer: {0}; install the pinned toolchain with `rustup toolchain install`"
@@ -59,6 +65,37 @@ pub fn rustc_version(workspace_root: &Path, channel: Option<&str>) -> Result<Rus
     let mut command = clean_command(rustc, &|name| name == "CARGO_HOME");
     command.arg("-vV").current_dir(workspace_root);
     parse(&run(&mut command, &mut |_| {})?)
+}
+
+/// Everything besides sources and target that decides the bytes of a module: tool → version, for the key.
+///
+/// zig's and cargo-zigbuild's versions come from `wheels` and not from their hashes: a host of another kind takes
+/// other wheels of the same version and gives the same bytes. A system's compiler is asked, since it is what it is.
+///
+/// # Errors
+/// [`VersionError::Linker`].
+pub fn tool_versions(
+    rustc: &RustcVersion,
+    linker: &Linker,
+    wheels: &[LockedWheel],
+) -> Result<BTreeMap<String, String>, VersionError> {
+    let mut versions = BTreeMap::from([("rustc".to_owned(), rustc.to_string())]);
+    let asked = |program: &Path| {
+        let mut command = clean_command(program, &|_| false);
+        let answer = run(command.arg("--version"), &mut |_| {}).map_err(VersionError::Linker)?;
+        Ok::<_, VersionError>(answer.lines().next().unwrap_or_default().trim().to_owned())
+    };
+    match linker {
+        Linker::Zig(_) => {
+            let tools = wheels
+                .iter()
+                .filter(|wheel| ["cargo-zigbuild", "ziglang"].contains(&&*wheel.package));
+            versions.extend(tools.map(|wheel| (wheel.package.clone(), wheel.version.clone())));
+        }
+        Linker::System(system) => drop(versions.insert("gcc".to_owned(), asked(&system.gcc)?)),
+        Linker::Container(container) => drop(versions.insert("cross".to_owned(), asked(&container.cross)?)),
+    }
+    Ok(versions)
 }
 
 /// `rustc` of an installed toolchain, without rustup in between.
@@ -98,6 +135,8 @@ fn parse(answer: &str) -> Result<RustcVersion, VersionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builder::SystemLinker;
+    use crate::wheels::ZigTools;
 
     #[test]
     fn reads_what_rustc_says() {
@@ -107,6 +146,48 @@ mod tests {
         assert_eq!(version.to_string(), "rustc 1.95.0 (5980), LLVM 22.1.2");
         assert_eq!(version.host, "x86_64-unknown-linux-gnu");
         assert!(parse("gcc 12").unwrap_err().to_string().contains("`release`"));
+    }
+
+    #[test]
+    fn versions_of_wheels_and_of_the_systems_compiler() {
+        let rustc = rustc_version(Path::new(env!("CARGO_MANIFEST_DIR")), None).unwrap();
+        let wheel = |package: &str, version: &str| LockedWheel {
+            package: package.to_owned(),
+            version: version.to_owned(),
+            filename: String::new(),
+            sha256: String::new(),
+            size_bytes: 0,
+        };
+        let wheels = [
+            wheel("ziglang", "0.17.1"),
+            wheel("onnxruntime", "1.32.0"),
+            wheel("cargo-zigbuild", "0.24.0"),
+        ];
+        let nowhere = PathBuf::new();
+        let zig = ZigTools {
+            zig: nowhere.clone(),
+            cargo_zigbuild: nowhere.clone(),
+            cache_dir: nowhere,
+        };
+        let versions = tool_versions(&rustc, &Linker::Zig(zig), &wheels).unwrap();
+        let names: Vec<String> = versions
+            .into_iter()
+            .map(|(tool, version)| format!("{tool} {version}"))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "cargo-zigbuild 0.24.0".to_owned(),
+                format!("rustc {rustc}"),
+                "ziglang 0.17.1".to_owned()
+            ]
+        );
+
+        let system = Linker::System(SystemLinker {
+            gcc: PathBuf::from("rustc"),
+            ar: None,
+        });
+        assert!(tool_versions(&rustc, &system, &wheels).unwrap()["gcc"].contains(&rustc.release));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! name and SHA-256 ([`LockedWheel`]); fetching it again asks for exactly that file. Unpacking is in [`archive`].
 
 pub mod archive;
+mod error;
 mod tags;
 pub mod zig;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use archive::{ArchiveError, EngineLibrary, engine_library, extract};
+pub use error::WheelError;
 pub use tags::{WheelTags, manylinux_platforms};
 pub use zig::{ZigTools, zig_tools};
 
@@ -74,93 +76,6 @@ pub struct WheelMachine {
     pub python_version: String,
     /// Platform tags that it accepts, best first; see [`manylinux_platforms`].
     pub platforms: Vec<String>,
-}
-
-/// Why a wheel could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum WheelError {
-    /// No Python.
-    #[error(
-        "`python3` is not on the PATH; install Python 3 with pip: `{requirement}` comes as a Python wheel"
-    )]
-    NoPython {
-        /// What was wanted.
-        requirement: String,
-    },
-    /// Python without pip.
-    #[error(
-        "`python3 -m pip` is missing; install pip (Debian: `apt-get install python3-pip`): `{requirement}` comes as a \
-         Python wheel"
-    )]
-    NoPip {
-        /// What was wanted.
-        requirement: String,
-    },
-    /// The index did not answer.
-    #[error(
-        "pip cannot reach its package index for `{requirement}`; check the network and `pip config list`, or fetch \
-         once while online: a locked wheel is kept in the store\n{source}"
-    )]
-    Unreachable {
-        /// What was wanted.
-        requirement: String,
-        /// What pip said.
-        source: ProcessError,
-    },
-    /// The index has no such wheel.
-    #[error("pip's package index has no wheel `{requirement}` for {machine}\n{source}")]
-    NoSuchWheel {
-        /// What was wanted.
-        requirement: String,
-        /// For which machine.
-        machine: String,
-        /// What pip said.
-        source: ProcessError,
-    },
-    /// pip failed otherwise.
-    #[error("pip could not download `{requirement}`: {source}")]
-    Pip {
-        /// What was wanted.
-        requirement: String,
-        /// What pip said.
-        source: ProcessError,
-    },
-    /// The bytes are not the locked ones.
-    #[error(
-        "{path} is not the locked wheel: {field} is {found}, the lock says {expected}; delete the file and fetch \
-         again; if it stays so, the index serves other bytes than before: find out why before you update the lock"
-    )]
-    Mismatch {
-        /// The file.
-        path: PathBuf,
-        /// `sha256`, `size` or `file name`.
-        field: &'static str,
-        /// What it is.
-        found: String,
-        /// What it should be.
-        expected: String,
-    },
-    /// A name or version with characters that no package has.
-    #[error("`{text}` is no {what}")]
-    BadRequest {
-        /// What was read.
-        text: String,
-        /// What it should be.
-        what: &'static str,
-    },
-    /// A file could not be read or written.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// `read`, `create`, …
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// What came is no wheel that can be used.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
 }
 
 /// Downloads a wheel into the folder `dest` and says what came.
@@ -307,7 +222,7 @@ fn pip(requirement: &str, machine: &str, flags: &[String], dest: &Path) -> Resul
         .arg(folder.path())
         .arg(requirement)
         .env("LC_ALL", "C");
-    run(&mut command, &mut |_| {}).map_err(|source| explain(source, requirement, machine))?;
+    run(&mut command, &mut |_| {}).map_err(|source| error::explain(source, requirement, machine))?;
 
     let wheels: Vec<PathBuf> = fs::read_dir(folder.path())
         .map_err(io("read", folder.path()))?
@@ -328,37 +243,6 @@ fn pip(requirement: &str, machine: &str, flags: &[String], dest: &Path) -> Resul
     let path = dest.join(wheel.file_name().unwrap_or_default());
     fs::rename(wheel, &path).map_err(io("move", &path))?;
     Ok(path)
-}
-
-/// What pip's failure means.
-fn explain(source: ProcessError, requirement: &str, machine: &str) -> WheelError {
-    let requirement = requirement.to_owned();
-    let said = source.stderr_tail();
-    // Without a network pip retries, then reports that no version was found.
-    let is_unreachable = [
-        "Retrying (",
-        "NewConnectionError",
-        "Could not fetch URL",
-        "ConnectTimeout",
-        "ProxyError",
-    ]
-    .iter()
-    .any(|sign| said.contains(sign));
-    if matches!(source, ProcessError::NotFound { .. }) {
-        WheelError::NoPython { requirement }
-    } else if said.contains("No module named pip") {
-        WheelError::NoPip { requirement }
-    } else if is_unreachable {
-        WheelError::Unreachable { requirement, source }
-    } else if said.contains("No matching distribution") {
-        WheelError::NoSuchWheel {
-            requirement,
-            machine: machine.to_owned(),
-            source,
-        }
-    } else {
-        WheelError::Pip { requirement, source }
-    }
 }
 
 /// (SHA-256 in hexadecimal, length) of a file.
@@ -397,45 +281,6 @@ impl io::Write for HashWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn failed(stderr_tail: &str) -> ProcessError {
-        let stderr_tail = stderr_tail.to_owned();
-        ProcessError::Failed {
-            command: "python3".to_owned(),
-            status: "exit status: 1".to_owned(),
-            stderr_tail,
-        }
-    }
-
-    #[test]
-    fn pip_failures_are_told_apart() {
-        let check = |source: ProcessError, expected: &str| {
-            let message = explain(source, "ziglang==0.17.1", "this machine").to_string();
-            assert!(message.starts_with(expected), "{message}");
-        };
-        check(
-            ProcessError::NotFound {
-                program: "python3".to_owned(),
-            },
-            "`python3` is not on the PATH",
-        );
-        check(
-            failed("/usr/bin/python3: No module named pip"),
-            "`python3 -m pip` is missing",
-        );
-        check(
-            failed(
-                "WARNING: Retrying (Retry(total=1, connect=None)) after connection broken by 'NewConnectionError'\n\
-                 ERROR: No matching distribution found for ziglang==0.17.1",
-            ),
-            "pip cannot reach its package index",
-        );
-        check(
-            failed("ERROR: No matching distribution found for ziglang==0.17.1"),
-            "pip's package index has no wheel `ziglang==0.17.1` for this machine",
-        );
-        check(failed("ERROR: disk full"), "pip could not download");
-    }
 
     #[test]
     fn odd_requests_are_refused_before_pip_sees_them() {

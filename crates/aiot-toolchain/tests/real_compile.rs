@@ -4,17 +4,14 @@
 
 mod common;
 
+use common::Host;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use aiot_toolchain::GlibcVersion;
-use aiot_toolchain::builder::{Linker, system_linker};
-use aiot_toolchain::compile::{CompileError, CompileRequest, CompiledModule, compile};
+use aiot_toolchain::builder::Linker;
+use aiot_toolchain::compile::CompileError;
 use aiot_toolchain::elf::Machine;
-use aiot_toolchain::sources::module_sources;
-use aiot_toolchain::stage::stage;
-use aiot_toolchain::triple::triple_facts;
-use aiot_toolchain::versions::rustc_version;
 use aiot_toolchain::wheels::{
     CARGO_ZIGBUILD_VERSION, WheelRequest, ZIG_VERSION, ZigTools, fetch_locked, pip_download, zig_tools,
 };
@@ -38,47 +35,6 @@ fn real_zig_tools(cache: &Path) -> ZigTools {
         path
     });
     zig_tools(&zig, &zigbuild, &cache.join("tools")).unwrap()
-}
-
-/// One machine: a workspace, a stage, a target folder and a cargo home of its own.
-struct Host {
-    workspace: PathBuf,
-    stage: PathBuf,
-    target: PathBuf,
-    cargo_home: Option<PathBuf>,
-    linker: Linker,
-}
-
-impl Host {
-    fn new(root: &Path, name: &str, linker: Linker) -> Host {
-        let workspace = root.join(name).join("work space");
-        common::probe_workspace(&workspace);
-        let stage = root.join(name).join("st age");
-        Host {
-            workspace,
-            stage,
-            target: root.join(name).join("built"),
-            cargo_home: None,
-            linker,
-        }
-    }
-
-    fn compile(&self, triple: &str, glibc_floor: GlibcVersion) -> Result<CompiledModule, CompileError> {
-        let sources = module_sources(&self.workspace, "probe").unwrap();
-        stage(&self.stage, &sources).unwrap();
-        let request = CompileRequest {
-            stage_dir: &self.stage,
-            module: "probe",
-            triple: triple_facts(triple).unwrap(),
-            glibc_floor,
-            linker: &self.linker,
-            target_dir: &self.target,
-            cargo_home: self.cargo_home.as_deref(),
-            toolchain_channel: sources.toolchain_channel.as_deref(),
-            is_offline: false,
-        };
-        compile(&request, &mut |line| println!("{line}"))
-    }
 }
 
 #[test]
@@ -141,37 +97,4 @@ fn real_compile_is_the_same_anywhere() {
     let error = here.compile(triple, FLOOR).unwrap_err();
     assert!(matches!(error, CompileError::HostPath { .. }), "{error}");
     assert!(error.to_string().contains("st age/modules/probe"), "{error}");
-}
-
-#[test]
-fn a_program_for_a_newer_c_library_is_refused() {
-    let host = rustc_version(&common::repository(), None).unwrap().host;
-    let Ok(triple) = triple_facts(&host) else {
-        println!("skipped: this host compiles no modules for itself");
-        return;
-    };
-    let root = tempfile::tempdir().unwrap();
-    let here = Host::new(
-        root.path(),
-        "here",
-        Linker::System(system_linker(triple, &host).unwrap()),
-    );
-    let compiled = here.compile(&host, GlibcVersion::new(2, 999)).unwrap();
-    let need = compiled.elf.highest_glibc.unwrap();
-    let message = here
-        .compile(&host, GlibcVersion::new(2, 2))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains(&need.symbols[0]) && message.contains("C library 2.2;"),
-        "{message}"
-    );
-
-    fs::write(
-        here.workspace.join("modules/probe/src/main.rs"),
-        "fn main() { missing() }",
-    )
-    .unwrap();
-    let message = here.compile(&host, FLOOR).unwrap_err().to_string();
-    assert!(message.contains("cannot find function `missing`"), "{message}");
 }

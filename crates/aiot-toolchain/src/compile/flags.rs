@@ -11,36 +11,33 @@ pub(super) struct Folders {
     pub(super) target: PathBuf,
     /// Where rustup unpacks the standard library's sources, if asked to, and the name that they have in a standard
     /// library without sources. With them installed, rustc would write their folder instead.
-    pub(super) rust_sources: Option<(PathBuf, String)>,
+    pub(super) rust_sources: (PathBuf, String),
+    /// Whether cross may show the stage to the compiler under its own name for it.
+    pub(super) is_container: bool,
 }
 
-impl Folders {
-    /// The folders inside cross's containers.
-    pub(super) fn in_container() -> Self {
-        Folders {
-            stage: PathBuf::from("/project"),
-            cargo_home: PathBuf::from("/cargo"),
-            target: PathBuf::from("/target"),
-            rust_sources: None,
-        }
-    }
+/// Where cross mounts a workspace in its containers (its newer versions keep the folder's own name).
+const CONTAINER_STAGE: &str = "/project";
 
+impl Folders {
     /// (folder, its name in the program), the longest last: where several fit, compilers take the last.
     fn maps(&self) -> Vec<(String, String)> {
-        let mut maps = Vec::new();
         let folders = [
             (&self.stage, "/src"),
             (&self.cargo_home, "/cargo"),
             (&self.target, "/target"),
+            (&self.rust_sources.0, self.rust_sources.1.as_str()),
         ];
-        let rust_sources = self
-            .rust_sources
-            .iter()
-            .map(|(folder, name)| (folder, name.as_str()));
-        for (folder, name) in folders.into_iter().chain(rust_sources) {
-            for spelling in spellings(folder) {
-                maps.push((spelling, name.to_owned()));
-            }
+        let mut maps = Vec::new();
+        for (folder, name) in folders {
+            maps.extend(
+                spellings(folder)
+                    .into_iter()
+                    .map(|spelling| (spelling, name.to_owned())),
+            );
+        }
+        if self.is_container {
+            maps.push((CONTAINER_STAGE.to_owned(), "/src".to_owned()));
         }
         maps.sort_by(|a, b| (a.0.len(), a).cmp(&(b.0.len(), b)));
         maps.dedup();
@@ -109,7 +106,7 @@ pub(super) fn host_path(bytes: &[u8], folders: &[&Path]) -> Option<String> {
     None
 }
 
-/// Position of `needle` as a whole path prefix: `/work` is not found in `/workshop`.
+/// Position of `needle` as a whole path prefix: `/a/b` is not found in `/a/bc`.
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     let first = *needle.first()?;
     let mut from = 0;
@@ -135,7 +132,8 @@ mod tests {
             stage: PathBuf::from("/no-such/a b/stage"),
             cargo_home: PathBuf::from("/no-such"),
             target: PathBuf::from("/no-such/a b/stage/target/"),
-            rust_sources: Some((PathBuf::from("/no-such/rust"), "/rustc/5980".to_owned())),
+            rust_sources: (PathBuf::from("/no-such/rust"), "/rustc/5980".to_owned()),
+            is_container: false,
         }
     }
 

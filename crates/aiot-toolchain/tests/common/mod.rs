@@ -7,6 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use aiot_toolchain::GlibcVersion;
+use aiot_toolchain::builder::Linker;
+use aiot_toolchain::compile::{CompileError, CompileRequest, CompiledModule, compile};
+use aiot_toolchain::sources::module_sources;
+use aiot_toolchain::stage::stage;
+use aiot_toolchain::triple::triple_facts;
+
 /// Writes files below `root`, creating folders.
 pub fn write_files(root: &Path, files: &[(&str, &str)]) {
     for (path, text) in files {
@@ -107,4 +114,47 @@ pub fn repository() -> PathBuf {
         .join("../..")
         .canonicalize()
         .unwrap()
+}
+
+/// One machine: a workspace, a stage, a target folder and a cargo home of its own.
+pub struct Host {
+    pub workspace: PathBuf,
+    pub stage: PathBuf,
+    pub target: PathBuf,
+    pub cargo_home: Option<PathBuf>,
+    pub linker: Linker,
+    pub is_offline: bool,
+}
+
+impl Host {
+    pub fn new(root: &Path, name: &str, linker: Linker) -> Host {
+        let workspace = root.join(name).join("work space");
+        probe_workspace(&workspace);
+        let stage = root.join(name).join("st age");
+        Host {
+            workspace,
+            stage,
+            target: root.join(name).join("built"),
+            cargo_home: None,
+            linker,
+            is_offline: false,
+        }
+    }
+
+    pub fn compile(&self, triple: &str, glibc_floor: GlibcVersion) -> Result<CompiledModule, CompileError> {
+        let sources = module_sources(&self.workspace, "probe").unwrap();
+        stage(&self.stage, &sources).unwrap();
+        let request = CompileRequest {
+            stage_dir: &self.stage,
+            module: "probe",
+            triple: triple_facts(triple).unwrap(),
+            glibc_floor,
+            linker: &self.linker,
+            target_dir: &self.target,
+            cargo_home: self.cargo_home.as_deref(),
+            toolchain_channel: sources.toolchain_channel.as_deref(),
+            is_offline: self.is_offline,
+        };
+        compile(&request, &mut |line| println!("{line}"))
+    }
 }
