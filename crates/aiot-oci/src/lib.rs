@@ -44,8 +44,9 @@ pub use layer::{
 pub use layout::{LayoutError, LayoutReport, read_layout, write_layout};
 pub use reference::{Reference, ReferenceError, Repository};
 pub use registry::{
-    ClientOptions, Credentials, PullLayers, PulledImage, PushEvent, PushOptions, PushReceipt, RegistryClient,
-    RegistryError, RetryPolicy,
+    BlobDelivery, ClientOptions, Credentials, CredentialsError, PullLayers, PulledImage, PushEvent,
+    PushListener, PushOptions, PushReceipt, RegistryClient, RegistryError, ResolvedReference, Retry,
+    RetryPolicy,
 };
 pub use store::{Blob, BlobWriter, Store, StoreError, VerifiedReader};
 pub use validate::{Problem, validate_layout};

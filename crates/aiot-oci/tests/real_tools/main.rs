@@ -1,0 +1,8 @@
+//! What we write and push, read by other people's programs: Debian's docker-registry, skopeo and umoci.
+//!
+//! A missing program makes a test say `SKIPPED` on stderr; with `AIOT_TEST_REQUIRE_TOOLS=1` it fails instead.
+
+mod faults;
+mod layout;
+mod registry;
+mod support;
