@@ -188,8 +188,10 @@ pub fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
             let sorted: BTreeMap<&String, &Value> = map.iter().collect();
-            let fields: Vec<String> =
-                sorted.iter().map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value))).collect();
+            let fields: Vec<String> = sorted
+                .iter()
+                .map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value)))
+                .collect();
             format!("{{{}}}", fields.join(","))
         }
         Value::Array(list) => format!("[{}]", list.iter().map(canonical).collect::<Vec<_>>().join(",")),
@@ -313,7 +315,9 @@ pub fn compare(
     parameters: &Map<String, Value>,
     inputs: &BTreeMap<String, Digest>,
 ) -> Vec<DirtyReason> {
-    let Some(previous) = previous else { return vec![DirtyReason::New] };
+    let Some(previous) = previous else {
+        return vec![DirtyReason::New];
+    };
     let mut reasons = Vec::new();
     let names: std::collections::BTreeSet<&String> = previous.inputs.keys().chain(inputs.keys()).collect();
     for name in names {
@@ -323,7 +327,8 @@ pub fn compare(
             _ => reasons.push(DirtyReason::InputSetChanged { input: name.clone() }),
         }
     }
-    let fields: std::collections::BTreeSet<&String> = previous.parameters.keys().chain(parameters.keys()).collect();
+    let fields: std::collections::BTreeSet<&String> =
+        previous.parameters.keys().chain(parameters.keys()).collect();
     for field in fields {
         let (before, after) = (previous.parameters.get(field), parameters.get(field));
         if before != after {

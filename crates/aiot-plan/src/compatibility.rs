@@ -31,7 +31,10 @@ pub fn check(workspace: &Workspace, facts: &BTreeMap<ModelName, ModelFacts>) -> 
                 ConfigError::new(
                     "plan::scratch",
                     target.site.clone(),
-                    format!("target `{}`: engine and modules need a C library, which an empty base has not", target.name),
+                    format!(
+                        "target `{}`: engine and modules need a C library, which an empty base has not",
+                        target.name
+                    ),
                     "base is scratch",
                 )
                 .with_help("use base.debian or base.image"),
@@ -50,7 +53,11 @@ fn check_pair(model: &Model, target: &Target, facts: &ModelFacts, errors: &mut V
                     "plan::too_large",
                     site.clone(),
                     format!("model `{}` does not fit `{}`", model.name, target.name),
-                    format!("{} MiB of model, {} MiB of {what}", facts.size_bytes.div_ceil(1 << 20), bound >> 20),
+                    format!(
+                        "{} MiB of model, {} MiB of {what}",
+                        facts.size_bytes.div_ceil(1 << 20),
+                        bound >> 20
+                    ),
                 )
                 .with_help("take the target out, or make the model smaller"),
             );

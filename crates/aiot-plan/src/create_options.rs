@@ -118,7 +118,10 @@ fn device(text: &str) -> Result<Value, &'static str> {
         [host, container, permissions] => (*host, *container, *permissions),
         _ => return Err("\"/host\", \"/host:/container\" or \"/host:/container:rwm\""),
     };
-    if !host.starts_with('/') || !container.starts_with('/') || !permissions.chars().all(|c| "rwm".contains(c)) {
+    if !host.starts_with('/')
+        || !container.starts_with('/')
+        || !matches!(permissions, "r" | "w" | "m" | "rw" | "rm" | "wm" | "rwm")
+    {
         return Err("\"/host\", \"/host:/container\" or \"/host:/container:rwm\"");
     }
     Ok(json!({ "PathOnHost": host, "PathInContainer": container, "CgroupPermissions": permissions }))
@@ -156,7 +159,8 @@ mod tests {
 
     #[test]
     fn wrong_forms_name_the_key() {
-        let errors = to_json(&"devices = 'x'\nmemory-limit-mib = 0\nbinds = [1]".parse().unwrap()).unwrap_err();
+        let errors =
+            to_json(&"devices = 'x'\nmemory-limit-mib = 0\nbinds = [1]".parse().unwrap()).unwrap_err();
         let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
         assert_eq!(keys, ["binds", "devices", "memory-limit-mib"]);
     }

@@ -40,8 +40,20 @@ pub struct Lock {
 
 impl Default for Lock {
     fn default() -> Self {
-        Lock { version: LOCK_VERSION, rustc: None, model: BTreeMap::new(), wheel: Vec::new(), debian: Vec::new() }
+        Lock {
+            version: LOCK_VERSION,
+            rustc: None,
+            model: BTreeMap::new(),
+            wheel: Vec::new(),
+            debian: Vec::new(),
+        }
     }
+}
+
+/// What every version of the file has.
+#[derive(Deserialize)]
+struct LockVersion {
+    version: u32,
 }
 
 /// A model's inputs.
@@ -101,6 +113,8 @@ pub struct LockedPackage {
     pub name: String,
     /// Version.
     pub version: String,
+    /// The package's own architecture, or `all`.
+    pub architecture: String,
     /// Path in the archive, relative to the mirror.
     pub filename: String,
     /// Length in bytes.
@@ -121,7 +135,9 @@ pub enum LockError {
         message: String,
     },
     /// Written by another version of this tool.
-    #[error("aiot.lock has version {found}, this tool knows {LOCK_VERSION}; use the tool that wrote it, or delete it and run `cargo xtask update`")]
+    #[error(
+        "aiot.lock has version {found}, this tool knows {LOCK_VERSION}; use the tool that wrote it, or delete it and run `cargo xtask update`"
+    )]
     Version {
         /// What it says.
         found: u32,
@@ -137,14 +153,16 @@ impl Lock {
         if text.trim().is_empty() {
             return Ok(Lock::default());
         }
-        let lock: Lock = toml::from_str(text).map_err(|error| LockError::Parse {
+        let failed = |error: toml::de::Error| LockError::Parse {
             line: 1 + error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count()),
             message: error.message().trim().replace('\n', "; "),
-        })?;
-        if lock.version != LOCK_VERSION {
-            return Err(LockError::Version { found: lock.version });
+        };
+        // The version first: another one may have keys that are unknown here.
+        let version: LockVersion = toml::from_str(text).map_err(failed)?;
+        if version.version != LOCK_VERSION {
+            return Err(LockError::Version { found: version.version });
         }
-        Ok(lock)
+        toml::from_str(text).map_err(failed)
     }
 
     /// The text of `aiot.lock`: sorted, so that equal locks are equal bytes.
@@ -208,6 +226,7 @@ mod tests {
         let package = |name: &str| LockedPackage {
             name: name.into(),
             version: "1".into(),
+            architecture: "arm64".into(),
             filename: format!("pool/main/{name}.deb"),
             size_bytes: 3,
             digest,
@@ -249,7 +268,7 @@ mod tests {
     #[test]
     fn empty_is_empty_and_errors_name_the_line() {
         assert_eq!(Lock::parse("").unwrap(), Lock::default());
-        assert_eq!(Lock::parse("version = 9").unwrap_err(), LockError::Version { found: 9 });
+        assert_eq!(Lock::parse("version = 9\nnew = 1").unwrap_err(), LockError::Version { found: 9 });
         let error = Lock::parse("version = 1\n\nwrong = 2\n").unwrap_err();
         assert!(error.to_string().starts_with("aiot.lock:3: unknown field `wrong`"), "{error}");
     }

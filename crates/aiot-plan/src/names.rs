@@ -1,7 +1,6 @@
 //! Strings with a meaning, so that a model's name cannot be passed where a target's is wanted.
 
 use std::fmt;
-use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,12 +58,11 @@ pub fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-/// Whether `text` is a path below the workspace: relative, `/` only, without `..`, not empty.
+/// Whether `text` is a path below the workspace: relative, `/` only, without `.`, `..`, empty parts and control
+/// characters, so that each file has one spelling.
 pub fn is_workspace_path(text: &str) -> bool {
-    !text.is_empty()
-        && !text.contains('\\')
-        && Path::new(text).components().all(|component| matches!(component, Component::Normal(_)))
-        && !text.ends_with('/')
+    !text.contains(|c: char| c == '\\' || c.is_control())
+        && text.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 #[cfg(test)]
@@ -86,7 +84,8 @@ mod tests {
         for good in ["models/a.onnx", "a"] {
             assert!(is_workspace_path(good), "{good}");
         }
-        for bad in ["", "/etc/passwd", "../a", "a/../b", "./a", "a\\b", "a/"] {
+        for bad in ["", "/etc/passwd", "../a", "a/../b", "./a", "a/./b", "a//b", "a\\b", "a/", "a\0", "a\nb"]
+        {
             assert!(!is_workspace_path(bad), "{bad}");
         }
     }

@@ -9,8 +9,13 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
+use crate::diagnose::nearest;
+
 /// More errors than this in one file help nobody.
 const MAX_ERRORS: usize = 50;
+
+/// Each entry that is taken out costs another pass over the file.
+const MAX_REMOVED: usize = 200;
 
 /// One error of the text's form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,23 +36,42 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Vec<SyntaxError>> {
         return Err(syntax.iter().take(MAX_ERRORS).map(error).collect());
     }
     let mut errors: Vec<SyntaxError> = Vec::new();
-    let mut removed: Vec<String> = Vec::new();
+    let mut removed: Vec<Removed> = Vec::new();
     loop {
         let failure = match T::deserialize(Deserializer::from(table.clone())) {
             Ok(value) if errors.is_empty() => return Ok(value),
             Ok(_) => return Err(errors),
             Err(failure) => error(&failure),
         };
-        let missing = failure.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-        // A key that is missing because it was taken out is no news.
-        if !missing.is_some_and(|name| removed.iter().any(|key| key == name)) {
-            errors.push(failure.clone());
+        let path = find(table.get_ref(), &failure.span);
+        if !is_consequence(&failure, &removed) {
+            errors.push(failure);
         }
-        let taken = remove_at(table.get_mut(), &failure.span);
-        match taken {
-            Some(key) if errors.len() < MAX_ERRORS => removed.push(key),
+        match path.and_then(|path| remove(table.get_mut(), 0..0, &path)) {
+            Some(entry) if errors.len() < MAX_ERRORS && removed.len() < MAX_REMOVED => removed.push(entry),
             _ => return Err(errors),
         }
+    }
+}
+
+/// Keys from the root to an entry; an element of an array counts by its number.
+type KeyPath = Vec<String>;
+
+/// An entry that was taken out.
+struct Removed {
+    key: String,
+    /// Where its table is.
+    table: Range<usize>,
+}
+
+/// Whether a table only fails because something was taken out of it before.
+fn is_consequence(failure: &SyntaxError, removed: &[Removed]) -> bool {
+    let mut gone = removed.iter().filter(|entry| entry.table == failure.span).map(|entry| entry.key.as_str());
+    match failure.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        // Gone, or misspelt and told already.
+        Some(missing) => gone.any(|key| nearest(key, [missing].into_iter()).is_some()),
+        // An enum whose only key was wrong.
+        None => failure.message.starts_with("wanted exactly 1 element") && gone.next().is_some(),
     }
 }
 
@@ -55,29 +79,73 @@ fn error(error: &toml::de::Error) -> SyntaxError {
     SyntaxError { message: error.message().trim().to_owned(), span: error.span().unwrap_or(0..0) }
 }
 
-/// Takes out the innermost entry whose key or value covers `span`; returns its key.
-fn remove_at(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
-    let covers = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end && !span.is_empty();
-    let mut hit = None;
-    for (key, value) in table.iter_mut() {
-        let inside = remove_in_value(value, span);
-        if inside.is_some() {
-            return inside;
-        }
-        if covers(key.span()) || covers(value.span()) {
-            hit = Some(key.clone());
-            break;
-        }
+/// The entry at fault: the outermost whose key or value is exactly at `span` (a table that is only implied by the
+/// header of another lies within that one's span), else the innermost that covers it.
+fn find(table: &DeTable<'_>, span: &Range<usize>) -> Option<KeyPath> {
+    if span.is_empty() {
+        return None;
     }
-    let key = hit?;
-    table.remove(&key);
-    Some(key.get_ref().to_string())
+    let exact = |entry: &Range<usize>| entry == span;
+    let covers = |entry: &Range<usize>| entry.start <= span.start && span.end <= entry.end;
+    find_in_table(table, &exact, true).or_else(|| find_in_table(table, &covers, false))
 }
 
-fn remove_in_value(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<String> {
+fn find_in_table(
+    table: &DeTable<'_>,
+    fits: &dyn Fn(&Range<usize>) -> bool,
+    outermost: bool,
+) -> Option<KeyPath> {
+    table.iter().find_map(|(key, value)| {
+        let own = || (fits(&key.span()) || fits(&value.span())).then(Vec::new);
+        let mut path = search(value, fits, outermost, &own)?;
+        path.insert(0, key.get_ref().to_string());
+        Some(path)
+    })
+}
+
+fn search(
+    value: &Spanned<DeValue<'_>>,
+    fits: &dyn Fn(&Range<usize>) -> bool,
+    outermost: bool,
+    own: &dyn Fn() -> Option<KeyPath>,
+) -> Option<KeyPath> {
+    let inner = || match value.get_ref() {
+        DeValue::Table(table) => find_in_table(table, fits, outermost),
+        DeValue::Array(array) => array.iter().enumerate().find_map(|(index, item)| {
+            let mut path = search(item, fits, outermost, &|| fits(&item.span()).then(Vec::new))?;
+            path.insert(0, index.to_string());
+            Some(path)
+        }),
+        _ => None,
+    };
+    if outermost { own().or_else(inner) } else { inner().or_else(own) }
+}
+
+/// Takes out the entry at `path`; `span` is where `table` is.
+fn remove(table: &mut DeTable<'_>, span: Range<usize>, path: &[String]) -> Option<Removed> {
+    let (key, rest) = path.split_first()?;
+    let found = table.keys().find(|known| known.get_ref() == key.as_str()).cloned()?;
+    if !rest.is_empty() {
+        return remove_in_value(table.get_mut(&found)?, rest);
+    }
+    table.remove(&found);
+    Some(Removed { key: key.clone(), table: span })
+}
+
+fn remove_in_value(value: &mut Spanned<DeValue<'_>>, path: &[String]) -> Option<Removed> {
+    let span = value.span();
     match value.get_mut() {
-        DeValue::Table(table) => remove_at(table, span),
-        DeValue::Array(array) => array.iter_mut().find_map(|item| remove_in_value(item, span)),
+        DeValue::Table(table) => remove(table, span, path),
+        DeValue::Array(array) => {
+            let (key, rest) = path.split_first()?;
+            let index: usize = key.parse().ok()?;
+            if !rest.is_empty() {
+                return remove_in_value(array.get_mut(index)?, rest);
+            }
+            *array =
+                array.iter().enumerate().filter(|(n, _)| *n != index).map(|(_, item)| item.clone()).collect();
+            Some(Removed { key: key.clone(), table: span })
+        }
         _ => None,
     }
 }
@@ -102,7 +170,10 @@ mod tests {
     #[serde(deny_unknown_fields)]
     #[allow(dead_code)]
     struct File {
+        #[serde(default)]
         item: BTreeMap<Spanned<String>, Inner>,
+        #[serde(default)]
+        list: Vec<Inner>,
     }
 
     #[track_caller]
@@ -110,7 +181,9 @@ mod tests {
         let errors = parse::<File>(text).map_or_else(|errors| errors, |_| Vec::new());
         let found: Vec<String> = errors
             .iter()
-            .map(|error| format!("{} @ {}", error.message.split(',').next().unwrap(), &text[error.span.clone()]))
+            .map(|error| {
+                format!("{} @ {}", error.message.split(',').next().unwrap(), &text[error.span.clone()])
+            })
             .collect();
         assert_eq!(found, expected);
     }
@@ -127,11 +200,28 @@ mod tests {
                 "unknown field `other` @ other",
             ],
         );
-        check("[item.x]\nb = 'b'\n[item.y]\nz = 1", &[
-            "missing field `a` @ [item.x]",
-            "unknown field `z` @ z",
-            "missing field `a` @ [item.y]",
-        ]);
+        check(
+            "[item.x]\nb = 'b'\n[item.y]\nz = 1",
+            &["missing field `a` @ [item.x]", "unknown field `z` @ z", "missing field `a` @ [item.y]"],
+        );
+        // One mistake is told once: what follows from it is not.
+        check(
+            "[item.x]\na = 1\nc = 2\n[item.y]\naa = 1\n[item.z]\nb = ''",
+            &["unknown field `c` @ c", "unknown field `aa` @ aa", "missing field `a` @ [item.z]"],
+        );
+        check("[item.x.q]\n[item]\ny.a = 1", &["unknown field `q` @ q", "missing field `a` @ x"]);
+        check(
+            "list = [{ a = 1 }, { a = '' }, { q = 1 }]",
+            &["invalid type: string \"\" @ ''", "unknown field `q` @ q", "missing field `a` @ { q = 1 }"],
+        );
+        check(
+            "[[list]]\na = 1\n[[list]]\nA = 1\n[[list]]\naa = 2\n",
+            &["unknown field `A` @ A", "missing field `a` @ [[list]]", "unknown field `aa` @ aa"],
+        );
+        check(
+            "list = [1, { a = 1 }, 2]",
+            &["invalid type: integer `1` @ 1", "invalid type: integer `2` @ 2"],
+        );
         check("a = = 1", &["extra `=` @ =", "unexpected key or value @ "]);
     }
 }

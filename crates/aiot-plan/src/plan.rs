@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::action::{Action, DirtyReason, Lookup, Output, PackageParameters, Record, Results, compare, key};
 use crate::declare::BuilderKind;
-use crate::lock::{ClosureRequest, Lock, WheelRequest};
+use crate::lock::{ClosureRequest, Lock, LockedWheel, WheelRequest};
 use crate::names::{ModelName, ModuleName, TargetName};
 use crate::records::{calibration_subject, measured_subject};
 use crate::tools;
@@ -142,7 +142,12 @@ impl Selection {
 ///
 /// # Errors
 /// What must be locked first.
-pub fn build(workspace: &Workspace, facts: &Facts, lock: &Lock, selection: &Selection) -> Result<Plan, Unlocked> {
+pub fn build(
+    workspace: &Workspace,
+    facts: &Facts,
+    lock: &Lock,
+    selection: &Selection,
+) -> Result<Plan, Unlocked> {
     let mut builder = Builder {
         workspace,
         facts,
@@ -166,7 +171,12 @@ pub fn build(workspace: &Workspace, facts: &Facts, lock: &Lock, selection: &Sele
 }
 
 /// What is known of `node`, given the outputs of the actions before it.
-pub fn status(plan: &Plan, node: usize, outputs: &[Option<BTreeMap<String, Output>>], results: &dyn Results) -> Status {
+pub fn status(
+    plan: &Plan,
+    node: usize,
+    outputs: &[Option<BTreeMap<String, Output>>],
+    results: &dyn Results,
+) -> Status {
     let node = &plan.nodes[node];
     let mut inputs = BTreeMap::new();
     let mut waiting = Vec::new();
@@ -268,11 +278,13 @@ impl Builder<'_> {
         Some(self.add(id, Action::FetchEngine { wheel }, vec![], &["aiot-toolchain"]))
     }
 
-    fn locked_wheel(&self, request: &WheelRequest) -> Option<crate::lock::LockedWheel> {
-        self.lock
-            .wheel(&request.package, &request.platform)
-            .filter(|wheel| wheel.version == request.version)
-            .cloned()
+    fn locked_wheel(&self, request: &WheelRequest) -> Option<LockedWheel> {
+        // By version too: two targets may want different ones for the same platform.
+        let WheelRequest { package, version, platform } = request;
+        let is_wanted = |wheel: &&LockedWheel| {
+            wheel.package == *package && wheel.version == *version && wheel.platform == *platform
+        };
+        self.lock.wheel.iter().find(is_wanted).cloned()
     }
 
     fn model(&mut self, model: &Model, targets: &[&Target]) {
@@ -286,7 +298,8 @@ impl Builder<'_> {
         let host_engine = self.engine(&tools::host_engine(&self.facts.host_architecture.clone()));
         let calibration = self.calibration(model, source, host_engine);
         let mut packages = BTreeMap::new();
-        let precisions: BTreeSet<Precision> = targets.iter().map(|target| model.precision_on(target)).collect();
+        let precisions: BTreeSet<Precision> =
+            targets.iter().map(|target| model.precision_on(target)).collect();
         // Float is measured too: the drop is against it.
         for precision in precisions.iter().copied().chain([Precision::Float32]).collect::<BTreeSet<_>>() {
             let (variant, measure, golden) =
@@ -305,9 +318,13 @@ impl Builder<'_> {
             }
         }
         // An engine takes the first entry that fits its platform: plain devices before those with a GPU.
-        images.sort_by_key(|(target, _)| (&target.platform, target.processor != crate::declare::Processor::Cpu));
-        let platforms =
-            images.iter().map(|(target, _)| (target.name.clone(), target.platform.clone())).collect::<Vec<_>>();
+        images.sort_by_key(|(target, _)| {
+            (&target.platform, target.processor != crate::declare::Processor::Cpu)
+        });
+        let platforms = images
+            .iter()
+            .map(|(target, _)| (target.name.clone(), target.platform.clone()))
+            .collect::<Vec<_>>();
         let inputs: Vec<(String, Source)> = images
             .iter()
             .map(|(target, image)| (format!("image for {}", target.name), output(*image, "manifest")))
@@ -358,7 +375,8 @@ impl Builder<'_> {
         engine: Option<usize>,
     ) -> (Source, usize, Source) {
         let name = &model.name;
-        let ranges = matches!(precision, Precision::Int8 | Precision::Int8Symmetric).then_some(calibration).flatten();
+        let ranges =
+            matches!(precision, Precision::Int8 | Precision::Int8Symmetric).then_some(calibration).flatten();
         let variant = if precision == Precision::Float32 {
             output(source, "model")
         } else {
@@ -431,7 +449,9 @@ impl Builder<'_> {
         let mut layers = parts.layers;
         layers.push(("model layer".to_owned(), output(package, "layer")));
         layers.push(("module layer".to_owned(), output(module, "layer")));
-        inputs.extend(layers.into_iter().enumerate().map(|(n, (name, source))| (format!("{n}: {name}"), source)));
+        inputs.extend(
+            layers.into_iter().enumerate().map(|(n, (name, source))| (format!("{n}: {name}"), source)),
+        );
         let action = Action::AssembleImage {
             model: model.name.clone(),
             target: target.name.clone(),
@@ -500,8 +520,12 @@ impl Builder<'_> {
             }
             _ => None,
         };
-        let request =
-            ClosureRequest { suite: suite.to_owned(), architecture, roots: sorted(roots), exclude: sorted(exclude.to_vec()) };
+        let request = ClosureRequest {
+            suite: suite.to_owned(),
+            architecture,
+            roots: sorted(roots),
+            exclude: sorted(exclude.to_vec()),
+        };
         let wheel_engine = match &target.engine.source {
             EngineFrom::Wheel { .. } => Some(self.wheel_engine_layer(target)),
             _ => None,
@@ -510,7 +534,8 @@ impl Builder<'_> {
             self.unlocked.closures.insert(request);
             return None;
         };
-        let digest = Digest::of(serde_json::to_string(&request).unwrap_or_default().as_bytes());
+        // The library is part of the name: the same packages with and without an engine are two bases.
+        let digest = Digest::of(serde_json::to_string(&(&request, &library)).unwrap_or_default().as_bytes());
         let node = self.add(
             format!("assemble base {suite} {} {}", request.architecture, digest.short()),
             Action::AssembleBase {
@@ -557,7 +582,9 @@ impl Builder<'_> {
     }
 
     fn wheel_engine_layer(&mut self, target: &Target) -> Option<usize> {
-        let EngineFrom::Wheel { package, platform } = &target.engine.source else { return None };
+        let EngineFrom::Wheel { package, platform } = &target.engine.source else {
+            return None;
+        };
         let request = WheelRequest {
             package: package.clone(),
             version: target.engine.version.clone(),
@@ -608,7 +635,8 @@ pub fn package_parameters(model: &Model) -> PackageParameters {
 }
 
 fn image_env(target: &Target, engine_path: &str) -> BTreeMap<String, String> {
-    let providers: Vec<&str> = target.engine.execution_providers.iter().map(|provider| provider.as_str()).collect();
+    let providers: Vec<&str> =
+        target.engine.execution_providers.iter().map(|provider| provider.as_str()).collect();
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), "/usr/bin".to_owned()),
         ("AIOT_ENGINE_LIBRARY".to_owned(), engine_path.to_owned()),
@@ -658,7 +686,8 @@ pub fn to_json(plan: &Plan, statuses: &[Status]) -> serde_json::Value {
                 Status::Run { key, reasons } => ("run", Some(*key), reasons.iter().collect()),
                 Status::Waiting { reasons } => ("waiting", None, reasons.iter().collect()),
             };
-            let inputs = node.inputs.iter().map(|(name, source)| (name.as_str(), source_text(plan, source))).collect();
+            let inputs =
+                node.inputs.iter().map(|(name, source)| (name.as_str(), source_text(plan, source))).collect();
             Entry { id: &node.id, parameters: node.action.parameters(), inputs, state, key, reasons }
         })
         .collect();

@@ -110,7 +110,8 @@ impl Measured {
                 }
             }
         }
-        (self.golden.cases.len() != now.golden.cases.len()).then(|| "another number of golden inputs".to_owned())
+        (self.golden.cases.len() != now.golden.cases.len())
+            .then(|| "another number of golden inputs".to_owned())
     }
 }
 

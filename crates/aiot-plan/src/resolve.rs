@@ -12,8 +12,8 @@ use toml::Spanned;
 use crate::create_options;
 use crate::declare::*;
 use crate::diagnose::{ConfigError, Site, SourceFile, source_file, suggest};
-use crate::parse::SyntaxError;
 use crate::names::{EnvironmentName, ModelName, ModuleName, TargetName, is_name, is_workspace_path};
+use crate::parse::SyntaxError;
 use crate::workspace::*;
 
 /// The texts of all declaration files.
@@ -42,7 +42,9 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
     let mut workspace = Workspace::default();
     for (name, text) in &texts.environments {
         let file = source_file(&format!("deployments/{name}.toml"), text);
-        let Some(declared) = resolver.parse::<EnvironmentFile>(&file) else { continue };
+        let Some(declared) = resolver.parse::<EnvironmentFile>(&file) else {
+            continue;
+        };
         if let Some(environment) = resolver.environment(&file, name, declared) {
             workspace.environments.insert(environment.name.clone(), environment);
         }
@@ -57,8 +59,9 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
             }
         }
     }
-    if let (Some(models), Some(_)) = (models, &targets) {
-        let known = Known { targets: &declared_targets, modules: &texts.modules };
+    if let Some(models) = models {
+        let known =
+            Known { targets: targets.is_some().then_some(&declared_targets), modules: &texts.modules };
         for (name, declared) in models.model {
             if let Some(model) = resolver.model(&models_file, &name, declared, &known) {
                 workspace.models.insert(model.name.clone(), model);
@@ -70,7 +73,11 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
     } else {
         let mut errors = resolver.errors;
         errors.sort_by(|a, b| {
-            (a.site.file.name(), a.site.span.start, a.code).cmp(&(b.site.file.name(), b.site.span.start, b.code))
+            (a.site.file.name(), a.site.span.start, a.code).cmp(&(
+                b.site.file.name(),
+                b.site.span.start,
+                b.code,
+            ))
         });
         Err(errors)
     }
@@ -84,7 +91,8 @@ pub const TRIPLES: [(&str, &str, Option<&str>); 3] = [
 ];
 
 struct Known<'a> {
-    targets: &'a [String],
+    /// `None` where `targets.toml` could not be read: then no name in it is known, and none is wrong.
+    targets: Option<&'a Vec<String>>,
     modules: &'a [String],
 }
 
@@ -113,17 +121,34 @@ impl Resolver {
         for SyntaxError { message, span } in errors {
             let place = at(file, span);
             let first = message.lines().next().unwrap_or_default().to_owned();
-            self.error(match message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
-                Some(key) => {
-                    let error =
-                        ConfigError::new("plan::unknown_key", place, format!("unknown key `{key}`"), "not a key here");
-                    match unknown_key_help(&message) {
-                        Some(help) => error.with_help(help),
-                        None => error,
+            self.error(
+                match message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
+                    Some(key) => {
+                        let error = ConfigError::new(
+                            "plan::unknown_key",
+                            place,
+                            format!("unknown key `{key}`"),
+                            "not a key here",
+                        );
+                        match unknown_key_help(&message) {
+                            Some(help) => error.with_help(help),
+                            None => error,
+                        }
                     }
-                }
-                None => ConfigError::new("plan::syntax", place, format!("{}: {first}", file.name()), first.clone()),
-            });
+                    None => {
+                        let error = ConfigError::new(
+                            "plan::syntax",
+                            place,
+                            format!("{}: {first}", file.name()),
+                            first,
+                        );
+                        match unknown_value_help(&message) {
+                            Some(help) => error.with_help(help),
+                            None => error,
+                        }
+                    }
+                },
+            );
         }
         None
     }
@@ -160,7 +185,8 @@ impl Resolver {
             ));
         }
         if !known.modules.contains(declared.module.get_ref()) {
-            let help = suggest("modules/", declared.module.get_ref(), known.modules.iter().map(String::as_str));
+            let help =
+                suggest("modules/", declared.module.get_ref(), known.modules.iter().map(String::as_str));
             self.error(
                 ConfigError::new(
                     "plan::unknown_module",
@@ -171,6 +197,11 @@ impl Resolver {
                 .with_help(help),
             );
         }
+        let module = if known.modules.contains(declared.module.get_ref()) {
+            self.name(file, &declared.module, ModuleName::new)
+        } else {
+            None
+        };
         let targets = self.model_targets(file, &model_name, &declared, known);
         self.input(file, &model_name, &declared);
         self.output(file, &model_name, &declared);
@@ -191,14 +222,19 @@ impl Resolver {
                 module: site(file, &declared.module),
                 input: site(file, &declared.input),
                 condition: declared.edge.condition.as_ref().map(|text| site(file, text)),
-                routes: declared.edge.routes.iter().map(|(name, text)| (name.clone(), site(file, text))).collect(),
+                routes: declared
+                    .edge
+                    .routes
+                    .iter()
+                    .map(|(name, text)| (name.clone(), site(file, text)))
+                    .collect(),
             },
             description: declared.description,
             version: declared.version.into_inner(),
             path: source.path.get_ref().clone(),
             digest: digest.ok()?,
             task: declared.task.into_inner(),
-            module: ModuleName::new(declared.module.get_ref())?,
+            module: module?,
             input: declared.input.into_inner(),
             labels_path: declared.output.labels.map(Spanned::into_inner),
             activation: declared.output.activation,
@@ -225,11 +261,16 @@ impl Resolver {
         let mut targets = BTreeMap::new();
         let acceptance = &declared.acceptance;
         for target in &declared.targets {
-            if !known.targets.contains(target.get_ref()) {
-                self.unknown_target(file, model, target, known);
-                continue;
+            match known.targets {
+                Some(known) if !known.contains(target.get_ref()) => {
+                    self.unknown_target(file, model, target, known);
+                    continue;
+                }
+                _ => {}
             }
-            let Some(name) = TargetName::new(target.get_ref()) else { continue };
+            let Some(name) = TargetName::new(target.get_ref()) else {
+                continue;
+            };
             let own = acceptance.target.iter().find(|(key, _)| key.get_ref() == target.get_ref());
             let on = ModelOnTarget {
                 site: site(file, target),
@@ -251,7 +292,10 @@ impl Resolver {
                     ConfigError::new(
                         "plan::unknown_target",
                         site(file, key),
-                        format!("model `{model}` has acceptance bounds for `{}`, where it does not go", key.get_ref()),
+                        format!(
+                            "model `{model}` has acceptance bounds for `{}`, where it does not go",
+                            key.get_ref()
+                        ),
                         "not in this model's targets",
                     )
                     .with_help("add the target to `targets`, or take these bounds out"),
@@ -261,8 +305,14 @@ impl Resolver {
         targets
     }
 
-    fn unknown_target(&mut self, file: &SourceFile, model: &ModelName, target: &Spanned<String>, known: &Known<'_>) {
-        let help = suggest("targets.toml", target.get_ref(), known.targets.iter().map(String::as_str));
+    fn unknown_target(
+        &mut self,
+        file: &SourceFile,
+        model: &ModelName,
+        target: &Spanned<String>,
+        known: &[String],
+    ) {
+        let help = suggest("targets.toml", target.get_ref(), known.iter().map(String::as_str));
         self.error(
             ConfigError::new(
                 "plan::unknown_target",
@@ -280,10 +330,14 @@ impl Resolver {
                 let channels = image.colour.channels();
                 if image.width == 0 || image.height == 0 || image.width > 16_384 || image.height > 16_384 {
                     Some("width and height must be 1 to 16384 pixels".to_owned())
-                } else if ![0, channels].contains(&image.mean.len()) || ![0, channels].contains(&image.std.len()) {
+                } else if ![0, channels].contains(&image.mean.len())
+                    || ![0, channels].contains(&image.std.len())
+                {
                     Some(format!("mean and std need {channels} values, one per channel, or none"))
                 } else if image.std.contains(&0.0) {
                     Some("std must not be 0".to_owned())
+                } else if !(image.scale.is_finite() && are_finite(&image.mean) && are_finite(&image.std)) {
+                    Some("scale, mean and std must be numbers that fit 32 bits".to_owned())
                 } else {
                     None
                 }
@@ -291,10 +345,17 @@ impl Resolver {
             InputSpec::Signal(signal) => {
                 if signal.channels == 0 || signal.window == 0 || signal.stride == 0 {
                     Some("channels, window and stride must be above 0".to_owned())
+                } else if u64::from(signal.channels) * u64::from(signal.window) > MAX_WINDOW_VALUES {
+                    Some(format!("a window may have {MAX_WINDOW_VALUES} values in all channels together"))
                 } else if let aiot_package::Normalization::Fixed { mean, std } = &signal.normalization {
                     let channels = signal.channels as usize;
-                    (mean.len() != channels || std.len() != channels || std.contains(&0.0))
-                        .then(|| format!("mean and std need {channels} values, one per channel, std not 0"))
+                    if mean.len() != channels || std.len() != channels || std.contains(&0.0) {
+                        Some(format!("mean and std need {channels} values, one per channel, std not 0"))
+                    } else if !(are_finite(mean) && are_finite(std)) {
+                        Some("mean and std must be numbers that fit 32 bits".to_owned())
+                    } else {
+                        None
+                    }
                 } else {
                     None
                 }
@@ -309,6 +370,16 @@ impl Resolver {
     fn output(&mut self, file: &SourceFile, model: &ModelName, declared: &ModelDeclaration) {
         if let Some(labels) = &declared.output.labels {
             self.path(file, labels);
+        }
+        if let Some(threshold) =
+            declared.output.threshold.as_ref().filter(|number| !number.get_ref().is_finite())
+        {
+            self.error(ConfigError::new(
+                "plan::output",
+                site(file, threshold),
+                format!("model `{model}`: the threshold is no number"),
+                "expected a number that fits 32 bits",
+            ));
         }
         let task = *declared.task.get_ref();
         let missing = match task {
@@ -352,7 +423,11 @@ impl Resolver {
         }
         let bounds = acceptance.target.values();
         let numbers = [Some(acceptance.at_least), Some(acceptance.max_drop)].into_iter();
-        if numbers.chain(bounds.flat_map(|b| [b.at_least, b.max_drop])).flatten().any(|n| !n.is_finite() || n < 0.0) {
+        if numbers
+            .chain(bounds.flat_map(|b| [b.at_least, b.max_drop]))
+            .flatten()
+            .any(|n| !n.is_finite() || n < 0.0)
+        {
             self.error(ConfigError::new(
                 "plan::acceptance",
                 site(file, &acceptance.metric),
@@ -398,10 +473,12 @@ impl Resolver {
     fn edge(&mut self, file: &SourceFile, model: &ModelName, declared: &EdgeDeclaration) -> Edge {
         let mut env = BTreeMap::new();
         for (name, value) in &declared.env {
-            let plain = matches!(
-                value,
-                toml::Value::String(_) | toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_)
-            );
+            let plain = match value {
+                toml::Value::String(_) | toml::Value::Integer(_) | toml::Value::Boolean(_) => true,
+                // JSON has no word for infinity and NaN.
+                toml::Value::Float(number) => number.is_finite(),
+                _ => false,
+            };
             let good = !name.get_ref().is_empty()
                 && name.get_ref().chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             if !plain || !good {
@@ -414,10 +491,15 @@ impl Resolver {
             }
             env.insert(name.get_ref().clone(), create_options::json_of(value));
         }
-        let options = self.create_options(file, &format!("model `{model}`"), declared.create_options.as_ref());
+        let options =
+            self.create_options(file, &format!("model `{model}`"), declared.create_options.as_ref());
         Edge {
             condition: declared.condition.as_ref().map(|text| text.get_ref().clone()),
-            routes: declared.routes.iter().map(|(name, text)| (name.clone(), text.get_ref().clone())).collect(),
+            routes: declared
+                .routes
+                .iter()
+                .map(|(name, text)| (name.clone(), text.get_ref().clone()))
+                .collect(),
             env,
             desired: create_options::json_of(&toml::Value::Table(declared.desired.clone())),
             create_options: options,
@@ -485,7 +567,12 @@ impl Resolver {
         })
     }
 
-    fn platform(&mut self, file: &SourceFile, target: &TargetName, declared: &TargetDeclaration) -> Option<Platform> {
+    fn platform(
+        &mut self,
+        file: &SourceFile,
+        target: &TargetName,
+        declared: &TargetDeclaration,
+    ) -> Option<Platform> {
         let triple = declared.triple.get_ref().as_str();
         let Some((_, architecture, variant)) = TRIPLES.iter().find(|(known, ..)| *known == triple) else {
             let help = suggest("this release", triple, TRIPLES.iter().map(|(known, ..)| *known));
@@ -510,7 +597,10 @@ impl Resolver {
                 ConfigError::new(
                     "plan::platform",
                     site(file, &declared.platform),
-                    format!("target `{target}`: platform `{}` is not what `{triple}` runs on", declared.platform.get_ref()),
+                    format!(
+                        "target `{target}`: platform `{}` is not what `{triple}` runs on",
+                        declared.platform.get_ref()
+                    ),
                     format!("`{triple}` makes {expected}"),
                 )
                 .with_help(format!("write platform = \"{expected}\"")),
@@ -519,7 +609,12 @@ impl Resolver {
         Some(expected)
     }
 
-    fn engine(&mut self, file: &SourceFile, target: &TargetName, declared: &TargetDeclaration) -> Option<Engine> {
+    fn engine(
+        &mut self,
+        file: &SourceFile,
+        target: &TargetName,
+        declared: &TargetDeclaration,
+    ) -> Option<Engine> {
         let engine = &declared.engine;
         if parse_version(engine.version.get_ref()).is_none() {
             self.error(ConfigError::new(
@@ -554,30 +649,43 @@ impl Resolver {
         }
         let source = match &engine.source {
             EngineSource::Wheel(wheel) => {
-                let architecture = declared.triple.get_ref().split('-').next().unwrap_or_default();
+                let architecture = match declared.triple.get_ref().split('-').next().unwrap_or_default() {
+                    // Python's word, from `uname`.
+                    "armv7" => "armv7l",
+                    other => other,
+                };
                 if !wheel.platform.get_ref().ends_with(architecture) {
                     self.error(ConfigError::new(
                         "plan::wheel_platform",
                         site(file, &wheel.platform),
-                        format!("target `{target}`: a wheel for `{}` does not run there", wheel.platform.get_ref()),
+                        format!(
+                            "target `{target}`: a wheel for `{}` does not run there",
+                            wheel.platform.get_ref()
+                        ),
                         format!("expected a tag that ends in `{architecture}`"),
                     ));
                 }
-                EngineFrom::Wheel { package: wheel.package.clone(), platform: wheel.platform.get_ref().clone() }
+                EngineFrom::Wheel {
+                    package: wheel.package.clone(),
+                    platform: wheel.platform.get_ref().clone(),
+                }
             }
             EngineSource::Debian(debian) => {
                 if !matches!(declared.base, BaseSource::Debian(_)) {
                     self.error(ConfigError::new(
                         "plan::engine_source",
                         site(file, &engine.version),
-                        format!("target `{target}` takes its engine from Debian, but stands on something else"),
+                        format!(
+                            "target `{target}` takes its engine from Debian, but stands on something else"
+                        ),
                         "engine.source.debian needs base.debian",
                     ));
                 }
                 EngineFrom::Debian { package: debian.package.clone(), library: debian.library.clone() }
             }
             EngineSource::BaseImage(image) => {
-                if !matches!(declared.base, BaseSource::Image(_)) || !image.library.get_ref().starts_with('/') {
+                if !matches!(declared.base, BaseSource::Image(_)) || !image.library.get_ref().starts_with('/')
+                {
                     self.error(ConfigError::new(
                         "plan::engine_source",
                         site(file, &image.library),
@@ -591,14 +699,19 @@ impl Resolver {
         Some(Engine {
             version: engine.version.get_ref().clone(),
             source,
-            execution_providers: engine.execution_providers.iter().map(|provider| *provider.get_ref()).collect(),
+            execution_providers: engine
+                .execution_providers
+                .iter()
+                .map(|provider| *provider.get_ref())
+                .collect(),
             intra_threads: engine.intra_threads,
         })
     }
 
     fn base_image(&mut self, file: &SourceFile, target: &TargetName, declared: &ImageBase) -> Option<Base> {
         let reference = declared.reference.get_ref();
-        let digest = reference.split_once('@').and_then(|(_, digest)| digest.parse().ok());
+        let pinned = reference.split_once('@').filter(|(repository, _)| !repository.is_empty());
+        let digest = pinned.and_then(|(_, digest)| digest.parse().ok());
         if digest.is_none() {
             self.error(
                 ConfigError::new(
@@ -613,7 +726,12 @@ impl Resolver {
         digest.map(|digest| Base::image(declared, digest, site(file, &declared.reference)))
     }
 
-    fn environment(&mut self, file: &SourceFile, name: &str, declared: EnvironmentFile) -> Option<Environment> {
+    fn environment(
+        &mut self,
+        file: &SourceFile,
+        name: &str,
+        declared: EnvironmentFile,
+    ) -> Option<Environment> {
         let start = at(file, 0..0);
         let Some(environment) = EnvironmentName::new(name) else {
             self.error(ConfigError::new(
@@ -627,7 +745,10 @@ impl Resolver {
         let before = self.errors.len();
         for host in [&declared.hub, &declared.registry].into_iter().flatten() {
             let good = !host.get_ref().is_empty()
-                && host.get_ref().chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:".contains(c));
+                && host
+                    .get_ref()
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:".contains(c));
             if !good {
                 self.error(ConfigError::new(
                     "plan::host",
@@ -651,7 +772,10 @@ impl Resolver {
                     ConfigError::new(
                         "plan::system_image",
                         site(file, image),
-                        format!("environment `{environment}`: `{}` may change under your feet", image.get_ref()),
+                        format!(
+                            "environment `{environment}`: `{}` may change under your feet",
+                            image.get_ref()
+                        ),
                         "not pinned",
                     )
                     .with_help("write the exact version (three numbers) or repository@sha256:…"),
@@ -697,7 +821,9 @@ impl Resolver {
         owner: &str,
         table: Option<&Spanned<toml::Table>>,
     ) -> serde_json::Value {
-        let Some(table) = table else { return serde_json::Value::Object(serde_json::Map::new()) };
+        let Some(table) = table else {
+            return serde_json::Value::Object(serde_json::Map::new());
+        };
         create_options::to_json(table.get_ref()).unwrap_or_else(|errors| {
             for error in errors {
                 self.error(ConfigError::new(
@@ -711,7 +837,12 @@ impl Resolver {
         })
     }
 
-    fn name<T>(&mut self, file: &SourceFile, name: &Spanned<String>, make: fn(&str) -> Option<T>) -> Option<T> {
+    fn name<T>(
+        &mut self,
+        file: &SourceFile,
+        name: &Spanned<String>,
+        make: fn(&str) -> Option<T>,
+    ) -> Option<T> {
         let made = make(name.get_ref());
         if made.is_none() {
             self.error(ConfigError::new(
@@ -738,8 +869,19 @@ impl Resolver {
 
 /// `major.minor[.patch]` as numbers.
 pub fn parse_version(text: &str) -> Option<Vec<u32>> {
-    let parts: Vec<u32> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    // `u32` would take a plus sign.
+    let number =
+        |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten();
+    let parts: Vec<u32> = text.split('.').map(number).collect::<Option<_>>()?;
     (2..=3).contains(&parts.len()).then_some(parts)
+}
+
+/// Values of one input window: 64 MiB as f32, more than any device here has to spare.
+const MAX_WINDOW_VALUES: u64 = 1 << 24;
+
+/// JSON has no word for infinity and NaN, and no model can use them.
+fn are_finite(numbers: &[f32]) -> bool {
+    numbers.iter().all(|number| number.is_finite())
 }
 
 fn is_version(text: &str) -> bool {
@@ -749,17 +891,31 @@ fn is_version(text: &str) -> bool {
 }
 
 fn is_exact_image(image: &str) -> bool {
-    if let Some((_, digest)) = image.split_once('@') {
-        return digest.parse::<Digest>().is_ok();
-    }
-    let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
-    tag.and_then(parse_version).is_some_and(|numbers| numbers.len() == 3)
+    let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let (last, tag) = last.split_once(':').map_or((last, None), |(last, tag)| (last, Some(tag)));
+    let pinned = match (tag, digest) {
+        (None, Some(digest)) => digest.parse::<Digest>().is_ok(),
+        (Some(tag), None) => parse_version(tag).is_some_and(|numbers| numbers.len() == 3),
+        // The edge agent refuses a tag and a digest together.
+        _ => false,
+    };
+    pinned && !last.is_empty()
 }
 
 /// serde names the known fields in its message: find the nearest to the unknown one.
 fn unknown_key_help(message: &str) -> Option<String> {
+    help_from_expected("this table", message)
+}
+
+/// The same for a word that is none of those that may stand there.
+fn unknown_value_help(message: &str) -> Option<String> {
+    message.starts_with("unknown variant `").then(|| help_from_expected("this key", message)).flatten()
+}
+
+fn help_from_expected(place: &str, message: &str) -> Option<String> {
     let mut names = message.split('`').skip(1).step_by(2);
     let unknown = names.next()?;
     let known: Vec<&str> = names.collect();
-    Some(suggest("this table", unknown, known.into_iter()).replace("defines", "knows"))
+    Some(suggest(place, unknown, known.into_iter()).replace("defines", "knows"))
 }

@@ -18,18 +18,21 @@ pub fn host_engine(architecture: &str) -> WheelRequest {
     }
 }
 
+/// Prefix of the platform of wheels that run on the build host itself: pip chooses the file.
+pub const HOST_PLATFORM: &str = "host_";
+
 /// The wheels that compile modules on a host.
 pub fn zig_wheels(architecture: &str) -> [WheelRequest; 2] {
     [
         WheelRequest {
             package: "ziglang".to_owned(),
             version: ZIG_VERSION.to_owned(),
-            platform: format!("manylinux_2_12_{architecture}"),
+            platform: format!("{HOST_PLATFORM}{architecture}"),
         },
         WheelRequest {
             package: "cargo-zigbuild".to_owned(),
             version: ZIGBUILD_VERSION.to_owned(),
-            platform: format!("manylinux_2_17_{architecture}"),
+            platform: format!("{HOST_PLATFORM}{architecture}"),
         },
     ]
 }

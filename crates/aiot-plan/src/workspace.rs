@@ -335,6 +335,8 @@ impl Workspace {
     /// All (model, target) pairs in order.
     pub fn pairs(&self) -> impl Iterator<Item = (&Model, &Target)> {
         let targets = &self.targets;
-        self.models.values().flat_map(move |model| model.targets.keys().map(move |name| (model, &targets[name])))
+        self.models
+            .values()
+            .flat_map(move |model| model.targets.keys().map(move |name| (model, &targets[name])))
     }
 }

@@ -1,0 +1,116 @@
+//! What is told about `deployments/<environment>.toml`.
+
+use crate::environment;
+
+#[test]
+fn hosts_and_repositories() {
+    environment(
+        "\"plant.example\"",
+        "\"https://plant.example\"",
+        r#"
+        plan::host deployments/plant.toml:1:7 «"https://plant.example"»
+          × environment `plant`: `https://plant.example` is no host name
+          ╰ host[:port], lower case, without scheme or path
+    "#,
+    );
+    environment(
+        "\"registry.example:5000\"",
+        "\"registry.example/team\"",
+        r#"
+        plan::host deployments/plant.toml:2:12 «"registry.example/team"»
+          × environment `plant`: `registry.example/team` is no host name
+          ╰ host[:port], lower case, without scheme or path
+    "#,
+    );
+    environment(
+        "\"aiot/plant\"",
+        "\"aiot//Plant\"",
+        r#"
+        plan::repository_prefix deployments/plant.toml:3:21 «"aiot//Plant"»
+          × environment `plant`: the prefix cannot begin a repository
+          ╰ lower-case names joined by `/`
+    "#,
+    );
+}
+
+#[test]
+fn system_images_are_exact() {
+    environment(
+        "edge-agent:1.6.1",
+        "edge-agent:1.6",
+        r#"
+        plan::system_image deployments/plant.toml:4:21 «"registry.example/edge-agent:1.6"»
+          × environment `plant`: `registry.example/edge-agent:1.6` may change under your feet
+          ╰ not pinned
+          help: write the exact version (three numbers) or repository@sha256:…
+    "#,
+    );
+    environment(
+        "edge-hub:1.6.1",
+        "edge-hub",
+        r#"
+        plan::system_image deployments/plant.toml:5:19 «"registry.example/edge-hub"»
+          × environment `plant`: `registry.example/edge-hub` may change under your feet
+          ╰ not pinned
+          help: write the exact version (three numbers) or repository@sha256:…
+    "#,
+    );
+    environment(
+        "edge-hub:1.6.1",
+        "edge-hub@sha256:12",
+        r#"
+        plan::system_image deployments/plant.toml:5:19 «"registry.example/edge-hub@sha256:12"»
+          × environment `plant`: `registry.example/edge-hub@sha256:12` may change under your feet
+          ╰ not pinned
+          help: write the exact version (three numbers) or repository@sha256:…
+    "#,
+    );
+    environment(
+        "edge-hub:1.6.1",
+        &format!("edge-hub@sha256:{}", "5".repeat(64)),
+        "",
+    );
+    // The edge agent refuses a tag and a digest together.
+    environment(
+        "edge-hub:1.6.1",
+        &format!("edge-hub:1.6.1@sha256:{}", "5".repeat(64)),
+        r#"
+        plan::system_image deployments/plant.toml:5:19 «"registry.example/edge-hub:1.6.1@sha256:5555555555555555555555555555555555555555555555555555555555555555"»
+          × environment `plant`: `registry.example/edge-hub:1.6.1@sha256:5555555555555555555555555555555555555555555555555555555555555555` may change under your feet
+          ╰ not pinned
+          help: write the exact version (three numbers) or repository@sha256:…
+    "#,
+    );
+    environment(
+        "registry.example/edge-hub:1.6.1",
+        &format!("@sha256:{}", "5".repeat(64)),
+        r#"
+        plan::system_image deployments/plant.toml:5:19 «"@sha256:5555555555555555555555555555555555555555555555555555555555555555"»
+          × environment `plant`: `@sha256:5555555555555555555555555555555555555555555555555555555555555555` may change under your feet
+          ╰ not pinned
+          help: write the exact version (three numbers) or repository@sha256:…
+    "#,
+    );
+}
+
+#[test]
+fn rings() {
+    environment(
+        "name = \"canary\"",
+        "name = \"Canary birds\"",
+        r#"
+        plan::ring deployments/plant.toml:8:8 «"Canary birds"»
+          × environment `plant`: `Canary birds` cannot name a ring
+          ╰ a name of its own: lower-case letters, digits and single hyphens
+    "#,
+    );
+    environment(
+        "name = \"canary\"",
+        "name = \"all\"",
+        r#"
+        plan::ring deployments/plant.toml:12:8 «"all"»
+          × environment `plant`: `all` cannot name a ring
+          ╰ a name of its own: lower-case letters, digits and single hyphens
+    "#,
+    );
+}
