@@ -296,7 +296,11 @@ impl fmt::Display for DirtyReason {
             DirtyReason::New => f.write_str("not built before"),
             DirtyReason::InputChanged { input } => write!(f, "{input} changed"),
             DirtyReason::InputSetChanged { input } => write!(f, "{input} added or removed"),
-            DirtyReason::ParameterChanged { parameter, before, after } => {
+            DirtyReason::ParameterChanged {
+                parameter,
+                before,
+                after,
+            } => {
                 if before.len() + after.len() <= 60 {
                     write!(f, "{parameter} changed: {before} → {after}")
                 } else {

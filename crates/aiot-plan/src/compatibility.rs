@@ -63,7 +63,12 @@ fn check_pair(model: &Model, target: &Target, facts: &ModelFacts, errors: &mut V
             );
         }
     }
-    for problem in facts.engine_problems.get(&target.engine.version).into_iter().flatten() {
+    for problem in facts
+        .engine_problems
+        .get(&target.engine.version)
+        .into_iter()
+        .flatten()
+    {
         errors.push(
             ConfigError::new(
                 "plan::engine_lacks",

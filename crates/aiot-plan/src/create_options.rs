@@ -31,11 +31,11 @@ pub fn to_json(table: &toml::Table) -> Result<Value, Vec<CreateOptionsError>> {
     let mut errors = Vec::new();
     for (key, value) in table {
         let result = match key.as_str() {
-            "devices" => strings(value).and_then(|list| list.iter().map(|text| device(text)).collect()).map(
-                |devices: Vec<Value>| {
+            "devices" => strings(value)
+                .and_then(|list| list.iter().map(|text| device(text)).collect())
+                .map(|devices: Vec<Value>| {
                     host.insert("Devices".into(), devices.into());
-                },
-            ),
+                }),
             "binds" => strings(value).map(|list| {
                 host.insert("Binds".into(), list.into());
             }),
@@ -61,7 +61,10 @@ pub fn to_json(table: &toml::Table) -> Result<Value, Vec<CreateOptionsError>> {
             }
         };
         if let Err(expected) = result {
-            errors.push(CreateOptionsError { key: key.clone(), expected });
+            errors.push(CreateOptionsError {
+                key: key.clone(),
+                expected,
+            });
         }
     }
     if !errors.is_empty() {
@@ -95,9 +98,12 @@ pub fn json_of(value: &toml::Value) -> Value {
         toml::Value::Boolean(flag) => (*flag).into(),
         toml::Value::Datetime(date) => date.to_string().into(),
         toml::Value::Array(list) => list.iter().map(json_of).collect(),
-        toml::Value::Table(table) => {
-            Value::Object(table.iter().map(|(key, value)| (key.clone(), json_of(value))).collect())
-        }
+        toml::Value::Table(table) => Value::Object(
+            table
+                .iter()
+                .map(|(key, value)| (key.clone(), json_of(value)))
+                .collect(),
+        ),
     }
 }
 
@@ -107,7 +113,9 @@ fn text(value: &toml::Value) -> Result<String, &'static str> {
 
 fn strings(value: &toml::Value) -> Result<Vec<String>, &'static str> {
     let list = value.as_array().ok_or("a list of strings")?;
-    list.iter().map(|item| text(item).map_err(|_| "a list of strings")).collect()
+    list.iter()
+        .map(|item| text(item).map_err(|_| "a list of strings"))
+        .collect()
 }
 
 fn device(text: &str) -> Result<Value, &'static str> {
@@ -146,7 +154,10 @@ mod tests {
                 {"PathOnHost": "/dev/ttyS0", "PathInContainer": "/dev/sensor", "CgroupPermissions": "r"}]}}),
         );
         check("runtime = 'nvidia'", json!({"HostConfig": {"Runtime": "nvidia"}}));
-        check("memory-limit-mib = 2", json!({"HostConfig": {"Memory": 2_097_152}}));
+        check(
+            "memory-limit-mib = 2",
+            json!({"HostConfig": {"Memory": 2_097_152}}),
+        );
     }
 
     #[test]
@@ -159,8 +170,12 @@ mod tests {
 
     #[test]
     fn wrong_forms_name_the_key() {
-        let errors =
-            to_json(&"devices = 'x'\nmemory-limit-mib = 0\nbinds = [1]".parse().unwrap()).unwrap_err();
+        let errors = to_json(
+            &"devices = 'x'\nmemory-limit-mib = 0\nbinds = [1]"
+                .parse()
+                .unwrap(),
+        )
+        .unwrap_err();
         let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
         assert_eq!(keys, ["binds", "devices", "memory-limit-mib"]);
     }

@@ -28,7 +28,10 @@ impl Site {
     pub fn line(&self) -> String {
         let text = self.file.inner();
         let end = self.span.start.min(text.len());
-        let line = 1 + text.as_bytes()[..end].iter().filter(|&&byte| byte == b'\n').count();
+        let line = 1 + text.as_bytes()[..end]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
         format!("{}:{line}", self.file.name())
     }
 }
@@ -51,7 +54,13 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error without help.
     pub fn new(code: &'static str, site: Site, message: impl Into<String>, label: impl Into<String>) -> Self {
-        ConfigError { code, message: message.into(), label: label.into(), site, help: None }
+        ConfigError {
+            code,
+            message: message.into(),
+            label: label.into(),
+            site,
+            help: None,
+        }
     }
 
     /// Adds what to do next.
@@ -75,7 +84,9 @@ impl Diagnostic for ConfigError {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.help
+            .as_ref()
+            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {

@@ -154,13 +154,17 @@ impl Lock {
             return Ok(Lock::default());
         }
         let failed = |error: toml::de::Error| LockError::Parse {
-            line: 1 + error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count()),
+            line: 1 + error
+                .span()
+                .map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count()),
             message: error.message().trim().replace('\n', "; "),
         };
         // The version first: another one may have keys that are unknown here.
         let version: LockVersion = toml::from_str(text).map_err(failed)?;
         if version.version != LOCK_VERSION {
-            return Err(LockError::Version { found: version.version });
+            return Err(LockError::Version {
+                found: version.version,
+            });
         }
         toml::from_str(text).map_err(failed)
     }
@@ -179,7 +183,9 @@ impl Lock {
 
     /// The wheel of a package for a platform tag.
     pub fn wheel(&self, package: &str, platform: &str) -> Option<&LockedWheel> {
-        self.wheel.iter().find(|wheel| wheel.package == package && wheel.platform == platform)
+        self.wheel
+            .iter()
+            .find(|wheel| wheel.package == package && wheel.platform == platform)
     }
 
     /// The closure that was resolved for exactly these roots.
@@ -235,7 +241,11 @@ mod tests {
             rustc: Some("1.95.0".into()),
             model: [(
                 ModelName::new("m").unwrap(),
-                LockedModel { source: digest, calibration: Some(digest), measured: None },
+                LockedModel {
+                    source: digest,
+                    calibration: Some(digest),
+                    measured: None,
+                },
             )]
             .into(),
             wheel: vec![LockedWheel {
@@ -268,8 +278,16 @@ mod tests {
     #[test]
     fn empty_is_empty_and_errors_name_the_line() {
         assert_eq!(Lock::parse("").unwrap(), Lock::default());
-        assert_eq!(Lock::parse("version = 9\nnew = 1").unwrap_err(), LockError::Version { found: 9 });
+        assert_eq!(
+            Lock::parse("version = 9\nnew = 1").unwrap_err(),
+            LockError::Version { found: 9 }
+        );
         let error = Lock::parse("version = 1\n\nwrong = 2\n").unwrap_err();
-        assert!(error.to_string().starts_with("aiot.lock:3: unknown field `wrong`"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("aiot.lock:3: unknown field `wrong`"),
+            "{error}"
+        );
     }
 }

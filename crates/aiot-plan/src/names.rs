@@ -55,7 +55,9 @@ pub fn is_name(text: &str) -> bool {
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && !text.ends_with('-')
         && !text.contains("--")
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 /// Whether `text` is a path below the workspace: relative, `/` only, without `.`, `..`, empty parts and control
@@ -84,8 +86,19 @@ mod tests {
         for good in ["models/a.onnx", "a"] {
             assert!(is_workspace_path(good), "{good}");
         }
-        for bad in ["", "/etc/passwd", "../a", "a/../b", "./a", "a/./b", "a//b", "a\\b", "a/", "a\0", "a\nb"]
-        {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../a",
+            "a/../b",
+            "./a",
+            "a/./b",
+            "a//b",
+            "a\\b",
+            "a/",
+            "a\0",
+            "a\nb",
+        ] {
             assert!(!is_workspace_path(bad), "{bad}");
         }
     }

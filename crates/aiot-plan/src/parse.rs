@@ -66,8 +66,15 @@ struct Removed {
 
 /// Whether a table only fails because something was taken out of it before.
 fn is_consequence(failure: &SyntaxError, removed: &[Removed]) -> bool {
-    let mut gone = removed.iter().filter(|entry| entry.table == failure.span).map(|entry| entry.key.as_str());
-    match failure.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+    let mut gone = removed
+        .iter()
+        .filter(|entry| entry.table == failure.span)
+        .map(|entry| entry.key.as_str());
+    match failure
+        .message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split('`').next())
+    {
         // Gone, or misspelt and told already.
         Some(missing) => gone.any(|key| nearest(key, [missing].into_iter()).is_some()),
         // An enum whose only key was wrong.
@@ -76,7 +83,10 @@ fn is_consequence(failure: &SyntaxError, removed: &[Removed]) -> bool {
 }
 
 fn error(error: &toml::de::Error) -> SyntaxError {
-    SyntaxError { message: error.message().trim().to_owned(), span: error.span().unwrap_or(0..0) }
+    SyntaxError {
+        message: error.message().trim().to_owned(),
+        span: error.span().unwrap_or(0..0),
+    }
 }
 
 /// The entry at fault: the outermost whose key or value is exactly at `span` (a table that is only implied by the
@@ -118,18 +128,28 @@ fn search(
         }),
         _ => None,
     };
-    if outermost { own().or_else(inner) } else { inner().or_else(own) }
+    if outermost {
+        own().or_else(inner)
+    } else {
+        inner().or_else(own)
+    }
 }
 
 /// Takes out the entry at `path`; `span` is where `table` is.
 fn remove(table: &mut DeTable<'_>, span: Range<usize>, path: &[String]) -> Option<Removed> {
     let (key, rest) = path.split_first()?;
-    let found = table.keys().find(|known| known.get_ref() == key.as_str()).cloned()?;
+    let found = table
+        .keys()
+        .find(|known| known.get_ref() == key.as_str())
+        .cloned()?;
     if !rest.is_empty() {
         return remove_in_value(table.get_mut(&found)?, rest);
     }
     table.remove(&found);
-    Some(Removed { key: key.clone(), table: span })
+    Some(Removed {
+        key: key.clone(),
+        table: span,
+    })
 }
 
 fn remove_in_value(value: &mut Spanned<DeValue<'_>>, path: &[String]) -> Option<Removed> {
@@ -142,9 +162,16 @@ fn remove_in_value(value: &mut Spanned<DeValue<'_>>, path: &[String]) -> Option<
             if !rest.is_empty() {
                 return remove_in_value(array.get_mut(index)?, rest);
             }
-            *array =
-                array.iter().enumerate().filter(|(n, _)| *n != index).map(|(_, item)| item.clone()).collect();
-            Some(Removed { key: key.clone(), table: span })
+            *array = array
+                .iter()
+                .enumerate()
+                .filter(|(n, _)| *n != index)
+                .map(|(_, item)| item.clone())
+                .collect();
+            Some(Removed {
+                key: key.clone(),
+                table: span,
+            })
         }
         _ => None,
     }
@@ -182,7 +209,11 @@ mod tests {
         let found: Vec<String> = errors
             .iter()
             .map(|error| {
-                format!("{} @ {}", error.message.split(',').next().unwrap(), &text[error.span.clone()])
+                format!(
+                    "{} @ {}",
+                    error.message.split(',').next().unwrap(),
+                    &text[error.span.clone()]
+                )
             })
             .collect();
         assert_eq!(found, expected);
@@ -202,21 +233,40 @@ mod tests {
         );
         check(
             "[item.x]\nb = 'b'\n[item.y]\nz = 1",
-            &["missing field `a` @ [item.x]", "unknown field `z` @ z", "missing field `a` @ [item.y]"],
+            &[
+                "missing field `a` @ [item.x]",
+                "unknown field `z` @ z",
+                "missing field `a` @ [item.y]",
+            ],
         );
         // One mistake is told once: what follows from it is not.
         check(
             "[item.x]\na = 1\nc = 2\n[item.y]\naa = 1\n[item.z]\nb = ''",
-            &["unknown field `c` @ c", "unknown field `aa` @ aa", "missing field `a` @ [item.z]"],
+            &[
+                "unknown field `c` @ c",
+                "unknown field `aa` @ aa",
+                "missing field `a` @ [item.z]",
+            ],
         );
-        check("[item.x.q]\n[item]\ny.a = 1", &["unknown field `q` @ q", "missing field `a` @ x"]);
+        check(
+            "[item.x.q]\n[item]\ny.a = 1",
+            &["unknown field `q` @ q", "missing field `a` @ x"],
+        );
         check(
             "list = [{ a = 1 }, { a = '' }, { q = 1 }]",
-            &["invalid type: string \"\" @ ''", "unknown field `q` @ q", "missing field `a` @ { q = 1 }"],
+            &[
+                "invalid type: string \"\" @ ''",
+                "unknown field `q` @ q",
+                "missing field `a` @ { q = 1 }",
+            ],
         );
         check(
             "[[list]]\na = 1\n[[list]]\nA = 1\n[[list]]\naa = 2\n",
-            &["unknown field `A` @ A", "missing field `a` @ [[list]]", "unknown field `aa` @ aa"],
+            &[
+                "unknown field `A` @ A",
+                "missing field `a` @ [[list]]",
+                "unknown field `aa` @ aa",
+            ],
         );
         check(
             "list = [1, { a = 1 }, 2]",

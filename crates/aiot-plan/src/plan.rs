@@ -167,7 +167,11 @@ pub fn build(
             builder.model(model, &targets);
         }
     }
-    if builder.unlocked.is_empty() { Ok(builder.plan) } else { Err(builder.unlocked) }
+    if builder.unlocked.is_empty() {
+        Ok(builder.plan)
+    } else {
+        Err(builder.unlocked)
+    }
 }
 
 /// What is known of `node`, given the outputs of the actions before it.
@@ -189,7 +193,9 @@ pub fn status(
                 Some(made) => {
                     inputs.insert(name.clone(), made[output].digest);
                 }
-                None => waiting.push(DirtyReason::Upstream { action: plan.nodes[*before].id.clone() }),
+                None => waiting.push(DirtyReason::Upstream {
+                    action: plan.nodes[*before].id.clone(),
+                }),
             },
         }
     }
@@ -201,10 +207,16 @@ pub fn status(
     let key = key(&parameters, &inputs);
     match results.result(&key) {
         Lookup::Hit(record) => Status::Done(Box::new(record)),
-        Lookup::Lost { digest } => Status::Run { key, reasons: vec![DirtyReason::OutputLost { digest }] },
+        Lookup::Lost { digest } => Status::Run {
+            key,
+            reasons: vec![DirtyReason::OutputLost { digest }],
+        },
         Lookup::Miss => {
             let previous = results.previous(&node.id);
-            Status::Run { key, reasons: compare(previous.as_ref(), &parameters, &inputs) }
+            Status::Run {
+                key,
+                reasons: compare(previous.as_ref(), &parameters, &inputs),
+            }
         }
     }
 }
@@ -249,10 +261,17 @@ impl Builder<'_> {
         if let Some(&node) = self.known.get(&id) {
             return node;
         }
-        let mut inputs: BTreeMap<String, Source> =
-            inputs.into_iter().map(|(name, source)| (name.to_owned(), source)).collect();
+        let mut inputs: BTreeMap<String, Source> = inputs
+            .into_iter()
+            .map(|(name, source)| (name.to_owned(), source))
+            .collect();
         for name in code {
-            let digest = self.facts.code.get(*name).copied().unwrap_or_else(|| Digest::of(b""));
+            let digest = self
+                .facts
+                .code
+                .get(*name)
+                .copied()
+                .unwrap_or_else(|| Digest::of(b""));
             inputs.insert(format!("code of {name}"), Source::Given(digest));
         }
         self.known.insert(id.clone(), self.plan.nodes.len());
@@ -262,11 +281,21 @@ impl Builder<'_> {
 
     fn file(&self, path: &str) -> Source {
         // A missing file was reported before the plan is built; the digest of nothing stands in where it was not.
-        Source::Given(self.facts.files.get(path).copied().unwrap_or_else(|| Digest::of(b"")))
+        Source::Given(
+            self.facts
+                .files
+                .get(path)
+                .copied()
+                .unwrap_or_else(|| Digest::of(b"")),
+        )
     }
 
     fn dataset(&self, path: &str) -> Digest {
-        self.facts.datasets.get(path).copied().unwrap_or_else(|| Digest::of(b""))
+        self.facts
+            .datasets
+            .get(path)
+            .copied()
+            .unwrap_or_else(|| Digest::of(b""))
     }
 
     fn engine(&mut self, request: &WheelRequest) -> Option<usize> {
@@ -274,13 +303,20 @@ impl Builder<'_> {
             self.unlocked.wheels.insert(request.clone());
             return None;
         };
-        let id = format!("fetch {} {} {}", request.package, request.version, request.platform);
+        let id = format!(
+            "fetch {} {} {}",
+            request.package, request.version, request.platform
+        );
         Some(self.add(id, Action::FetchEngine { wheel }, vec![], &["aiot-toolchain"]))
     }
 
     fn locked_wheel(&self, request: &WheelRequest) -> Option<LockedWheel> {
         // By version too: two targets may want different ones for the same platform.
-        let WheelRequest { package, version, platform } = request;
+        let WheelRequest {
+            package,
+            version,
+            platform,
+        } = request;
         let is_wanted = |wheel: &&LockedWheel| {
             wheel.package == *package && wheel.version == *version && wheel.platform == *platform
         };
@@ -291,7 +327,9 @@ impl Builder<'_> {
         let name = &model.name;
         let source = self.add(
             format!("fetch {name}"),
-            Action::FetchModel { path: model.path.clone() },
+            Action::FetchModel {
+                path: model.path.clone(),
+            },
             vec![("model", Source::Given(model.digest))],
             &[],
         );
@@ -301,7 +339,12 @@ impl Builder<'_> {
         let precisions: BTreeSet<Precision> =
             targets.iter().map(|target| model.precision_on(target)).collect();
         // Float is measured too: the drop is against it.
-        for precision in precisions.iter().copied().chain([Precision::Float32]).collect::<BTreeSet<_>>() {
+        for precision in precisions
+            .iter()
+            .copied()
+            .chain([Precision::Float32])
+            .collect::<BTreeSet<_>>()
+        {
             let (variant, measure, golden) =
                 self.variant(model, precision, source, calibration.as_ref(), host_engine);
             self.plan.measures.insert((name.clone(), precision), measure);
@@ -313,13 +356,18 @@ impl Builder<'_> {
         for target in targets {
             let package = packages[&model.precision_on(target)];
             if let Some(image) = self.image(model, target, package) {
-                self.plan.images.insert((name.clone(), target.name.clone()), image);
+                self.plan
+                    .images
+                    .insert((name.clone(), target.name.clone()), image);
                 images.push((*target, image));
             }
         }
         // An engine takes the first entry that fits its platform: plain devices before those with a GPU.
         images.sort_by_key(|(target, _)| {
-            (&target.platform, target.processor != crate::declare::Processor::Cpu)
+            (
+                &target.platform,
+                target.processor != crate::declare::Processor::Cpu,
+            )
         });
         let platforms = images
             .iter()
@@ -331,8 +379,14 @@ impl Builder<'_> {
             .collect();
         let index = self.add(
             format!("assemble index {name}"),
-            Action::AssembleIndex { platforms, annotations: labels(model, None) },
-            inputs.iter().map(|(name, source)| (name.as_str(), source.clone())).collect(),
+            Action::AssembleIndex {
+                platforms,
+                annotations: labels(model, None),
+            },
+            inputs
+                .iter()
+                .map(|(name, source)| (name.as_str(), source.clone()))
+                .collect(),
             &["aiot-oci"],
         );
         self.plan.indexes.insert(name.clone(), index);
@@ -352,7 +406,11 @@ impl Builder<'_> {
         }
         let node = self.add(
             format!("calibrate {}", model.name),
-            Action::Calibrate { model: model.name.clone(), subject, input: model.input.clone() },
+            Action::Calibrate {
+                model: model.name.clone(),
+                subject,
+                input: model.input.clone(),
+            },
             vec![
                 ("model", output(source, "model")),
                 ("calibration set", Source::Given(samples)),
@@ -375,18 +433,33 @@ impl Builder<'_> {
         engine: Option<usize>,
     ) -> (Source, usize, Source) {
         let name = &model.name;
-        let ranges =
-            matches!(precision, Precision::Int8 | Precision::Int8Symmetric).then_some(calibration).flatten();
+        let ranges = matches!(precision, Precision::Int8 | Precision::Int8Symmetric)
+            .then_some(calibration)
+            .flatten();
         let variant = if precision == Precision::Float32 {
             output(source, "model")
         } else {
             let mut inputs = vec![("model", output(source, "model"))];
             inputs.extend(ranges.map(|ranges| ("calibration ranges", ranges.clone())));
-            let action = Action::Quantize { precision, granularity: model.granularity };
-            output(self.add(format!("quantize {name} {precision}"), action, inputs, &["aiot-onnx"]), "model")
+            let action = Action::Quantize {
+                precision,
+                granularity: model.granularity,
+            };
+            output(
+                self.add(
+                    format!("quantize {name} {precision}"),
+                    action,
+                    inputs,
+                    &["aiot-onnx"],
+                ),
+                "model",
+            )
         };
         let evaluation = self.dataset(&model.evaluation_path);
-        let labels = model.labels_path.as_deref().and_then(|path| self.facts.files.get(path).copied());
+        let labels = model
+            .labels_path
+            .as_deref()
+            .and_then(|path| self.facts.files.get(path).copied());
         let parameters = package_parameters(model);
         let known_ranges = match ranges {
             Some(Source::Given(digest)) => Some(*digest),
@@ -405,7 +478,10 @@ impl Builder<'_> {
             &parameters,
             tools::HOST_ENGINE_VERSION,
         );
-        let mut inputs = vec![("model", variant.clone()), ("evaluation set", Source::Given(evaluation))];
+        let mut inputs = vec![
+            ("model", variant.clone()),
+            ("evaluation set", Source::Given(evaluation)),
+        ];
         inputs.extend(engine.map(|engine| ("engine", output(engine, "library"))));
         inputs.extend(labels.map(|labels| ("labels", Source::Given(labels))));
         let action = Action::Measure {
@@ -415,7 +491,12 @@ impl Builder<'_> {
             metric: model.metric,
             package: parameters,
         };
-        let measure = self.add(format!("evaluate {name} {precision}"), action, inputs, &["aiot-inference"]);
+        let measure = self.add(
+            format!("evaluate {name} {precision}"),
+            action,
+            inputs,
+            &["aiot-inference"],
+        );
         let golden = match self.facts.measurements.get(&(name.clone(), precision)) {
             Some((recorded, entry)) if *recorded == subject => Source::Given(*entry),
             _ => output(measure, "measured"),
@@ -427,9 +508,17 @@ impl Builder<'_> {
         let mut inputs = vec![
             ("model", variant),
             ("golden outputs", golden),
-            ("evaluation set", Source::Given(self.dataset(&model.evaluation_path))),
+            (
+                "evaluation set",
+                Source::Given(self.dataset(&model.evaluation_path)),
+            ),
         ];
-        inputs.extend(model.labels_path.as_deref().map(|path| ("labels", self.file(path))));
+        inputs.extend(
+            model
+                .labels_path
+                .as_deref()
+                .map(|path| ("labels", self.file(path))),
+        );
         let action = Action::AssemblePackage {
             model: model.name.clone(),
             version: model.version.clone(),
@@ -437,7 +526,12 @@ impl Builder<'_> {
             precision,
             package: package_parameters(model),
         };
-        self.add(format!("assemble package {} {precision}", model.name), action, inputs, &["aiot-oci"])
+        self.add(
+            format!("assemble package {} {precision}", model.name),
+            action,
+            inputs,
+            &["aiot-oci"],
+        )
     }
 
     fn image(&mut self, model: &Model, target: &Target, package: usize) -> Option<usize> {
@@ -450,7 +544,10 @@ impl Builder<'_> {
         layers.push(("model layer".to_owned(), output(package, "layer")));
         layers.push(("module layer".to_owned(), output(module, "layer")));
         inputs.extend(
-            layers.into_iter().enumerate().map(|(n, (name, source))| (format!("{n}: {name}"), source)),
+            layers
+                .into_iter()
+                .enumerate()
+                .map(|(n, (name, source))| (format!("{n}: {name}"), source)),
         );
         let action = Action::AssembleImage {
             model: model.name.clone(),
@@ -461,7 +558,10 @@ impl Builder<'_> {
             labels: labels(model, Some(model.precision_on(target))),
             glibc: target.glibc.clone(),
         };
-        let inputs = inputs.iter().map(|(name, source)| (name.as_str(), source.clone())).collect();
+        let inputs = inputs
+            .iter()
+            .map(|(name, source)| (name.as_str(), source.clone()))
+            .collect();
         let id = format!("assemble image {} {}", model.name, target.name);
         Some(self.add(id, action, inputs, &["aiot-oci"]))
     }
@@ -477,8 +577,18 @@ impl Builder<'_> {
                 tool_versions.insert(request.package, request.version);
             }
         }
-        let sources = self.facts.modules.get(module).copied().unwrap_or_else(|| Digest::of(b""));
-        let place = format!("{module} {} glibc {} {}", target.triple, target.glibc, builder_word(builder));
+        let sources = self
+            .facts
+            .modules
+            .get(module)
+            .copied()
+            .unwrap_or_else(|| Digest::of(b""));
+        let place = format!(
+            "{module} {} glibc {} {}",
+            target.triple,
+            target.glibc,
+            builder_word(builder)
+        );
         let binary = self.add(
             format!("compile {place}"),
             Action::CompileModule {
@@ -491,14 +601,21 @@ impl Builder<'_> {
             vec![("module sources", Source::Given(sources))],
             &["aiot-toolchain"],
         );
-        let action = Action::AssembleLayer { path: format!("app/{module}"), mode: 0o755 };
+        let action = Action::AssembleLayer {
+            path: format!("app/{module}"),
+            mode: 0o755,
+        };
         let inputs = vec![("file", output(binary, "binary"))];
         Some(self.add(format!("assemble layer {place}"), action, inputs, &["aiot-oci"]))
     }
 
     fn target_parts(&mut self, target: &Target) -> Option<TargetParts> {
         match &target.base {
-            Base::Debian { suite, packages, exclude } => self.debian_parts(target, suite, packages, exclude),
+            Base::Debian {
+                suite,
+                packages,
+                exclude,
+            } => self.debian_parts(target, suite, packages, exclude),
             Base::Image { reference, .. } => self.image_parts(target, reference),
             Base::Scratch => None,
         }
@@ -535,9 +652,17 @@ impl Builder<'_> {
             return None;
         };
         // The library is part of the name: the same packages with and without an engine are two bases.
-        let digest = Digest::of(serde_json::to_string(&(&request, &library)).unwrap_or_default().as_bytes());
+        let digest = Digest::of(
+            serde_json::to_string(&(&request, &library))
+                .unwrap_or_default()
+                .as_bytes(),
+        );
         let node = self.add(
-            format!("assemble base {suite} {} {}", request.architecture, digest.short()),
+            format!(
+                "assemble base {suite} {} {}",
+                request.architecture,
+                digest.short()
+            ),
             Action::AssembleBase {
                 architecture: request.architecture.clone(),
                 packages: closure.package.clone(),
@@ -554,16 +679,27 @@ impl Builder<'_> {
             }
             (None, library) => {
                 layers.push(("engine layer".to_owned(), output(node, "engine-layer")));
-                format!("/usr/lib/{}/{}", multiarch(&target.triple), library.unwrap_or_default())
+                format!(
+                    "/usr/lib/{}/{}",
+                    multiarch(&target.triple),
+                    library.unwrap_or_default()
+                )
             }
         };
-        Some(TargetParts { layers, base: vec![], engine_path })
+        Some(TargetParts {
+            layers,
+            base: vec![],
+            engine_path,
+        })
     }
 
     fn image_parts(&mut self, target: &Target, reference: &str) -> Option<TargetParts> {
         let node = self.add(
             format!("fetch base {} {}", reference, target.platform),
-            Action::FetchBaseImage { reference: reference.to_owned(), platform: target.platform.clone() },
+            Action::FetchBaseImage {
+                reference: reference.to_owned(),
+                platform: target.platform.clone(),
+            },
             vec![],
             &["aiot-oci"],
         );
@@ -575,10 +711,17 @@ impl Builder<'_> {
             EngineFrom::BaseImage { library } => (vec![], library.clone()),
             _ => {
                 let engine = self.wheel_engine_layer(target)?;
-                (vec![("engine layer".to_owned(), output(engine, "layer"))], format!("/{ENGINE_PATH}"))
+                (
+                    vec![("engine layer".to_owned(), output(engine, "layer"))],
+                    format!("/{ENGINE_PATH}"),
+                )
             }
         };
-        Some(TargetParts { layers, base, engine_path })
+        Some(TargetParts {
+            layers,
+            base,
+            engine_path,
+        })
     }
 
     fn wheel_engine_layer(&mut self, target: &Target) -> Option<usize> {
@@ -592,13 +735,24 @@ impl Builder<'_> {
         };
         let library = self.engine(&request)?;
         let id = format!("assemble engine {package} {} {platform}", request.version);
-        let action = Action::AssembleLayer { path: ENGINE_PATH.to_owned(), mode: 0o644 };
-        Some(self.add(id, action, vec![("file", output(library, "library"))], &["aiot-oci"]))
+        let action = Action::AssembleLayer {
+            path: ENGINE_PATH.to_owned(),
+            mode: 0o644,
+        };
+        Some(self.add(
+            id,
+            action,
+            vec![("file", output(library, "library"))],
+            &["aiot-oci"],
+        ))
     }
 }
 
 fn output(node: usize, output: &str) -> Source {
-    Source::Output { node, output: output.to_owned() }
+    Source::Output {
+        node,
+        output: output.to_owned(),
+    }
 }
 
 fn sorted(mut list: Vec<String>) -> Vec<String> {
@@ -635,8 +789,12 @@ pub fn package_parameters(model: &Model) -> PackageParameters {
 }
 
 fn image_env(target: &Target, engine_path: &str) -> BTreeMap<String, String> {
-    let providers: Vec<&str> =
-        target.engine.execution_providers.iter().map(|provider| provider.as_str()).collect();
+    let providers: Vec<&str> = target
+        .engine
+        .execution_providers
+        .iter()
+        .map(|provider| provider.as_str())
+        .collect();
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), "/usr/bin".to_owned()),
         ("AIOT_ENGINE_LIBRARY".to_owned(), engine_path.to_owned()),
@@ -651,12 +809,24 @@ fn image_env(target: &Target, engine_path: &str) -> BTreeMap<String, String> {
 /// Annotations of an image or index: what it is, never when, by whom or from which commit.
 fn labels(model: &Model, precision: Option<Precision>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
-        ("org.opencontainers.image.title".to_owned(), model.name.to_string()),
-        ("org.opencontainers.image.description".to_owned(), model.description.clone()),
-        ("org.opencontainers.image.version".to_owned(), model.version.clone()),
+        (
+            "org.opencontainers.image.title".to_owned(),
+            model.name.to_string(),
+        ),
+        (
+            "org.opencontainers.image.description".to_owned(),
+            model.description.clone(),
+        ),
+        (
+            "org.opencontainers.image.version".to_owned(),
+            model.version.clone(),
+        ),
         ("dev.aiot-ops.model.name".to_owned(), model.name.to_string()),
         ("dev.aiot-ops.model.version".to_owned(), model.version.clone()),
-        ("dev.aiot-ops.model.source-digest".to_owned(), model.digest.to_string()),
+        (
+            "dev.aiot-ops.model.source-digest".to_owned(),
+            model.digest.to_string(),
+        ),
     ]);
     if let Some(precision) = precision {
         labels.insert("dev.aiot-ops.model.precision".to_owned(), precision.to_string());
@@ -686,9 +856,19 @@ pub fn to_json(plan: &Plan, statuses: &[Status]) -> serde_json::Value {
                 Status::Run { key, reasons } => ("run", Some(*key), reasons.iter().collect()),
                 Status::Waiting { reasons } => ("waiting", None, reasons.iter().collect()),
             };
-            let inputs =
-                node.inputs.iter().map(|(name, source)| (name.as_str(), source_text(plan, source))).collect();
-            Entry { id: &node.id, parameters: node.action.parameters(), inputs, state, key, reasons }
+            let inputs = node
+                .inputs
+                .iter()
+                .map(|(name, source)| (name.as_str(), source_text(plan, source)))
+                .collect();
+            Entry {
+                id: &node.id,
+                parameters: node.action.parameters(),
+                inputs,
+                state,
+                key,
+                reasons,
+            }
         })
         .collect();
     serde_json::json!({ "schema": PLAN_SCHEMA_VERSION, "actions": entries })

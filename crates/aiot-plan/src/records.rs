@@ -86,7 +86,11 @@ impl Measured {
     /// How `now`, measured on this machine, contradicts this record; `None` where it does not.
     pub fn contradiction(&self, now: &Measured) -> Option<String> {
         // One sample may fall on the other side where float arithmetic differs in the last bits.
-        let slack = if self.golden.tolerance == aiot_package::Tolerance::EXACT { 0.0 } else { 1.0 };
+        let slack = if self.golden.tolerance == aiot_package::Tolerance::EXACT {
+            0.0
+        } else {
+            1.0
+        };
         let share = slack / self.samples.max(1) as f64 + 1e-9;
         if self.samples != now.samples || (self.value - now.value).abs() > share {
             return Some(format!(
@@ -98,7 +102,10 @@ impl Measured {
             for (name, expected) in &old.outputs {
                 let got = new.outputs.get(name).map(Vec::as_slice).unwrap_or_default();
                 let wrong = expected.len() != got.len() || old.file != new.file;
-                let at = expected.iter().zip(got).position(|(e, g)| !self.golden.tolerance.accepts(*e, *g));
+                let at = expected
+                    .iter()
+                    .zip(got)
+                    .position(|(e, g)| !self.golden.tolerance.accepts(*e, *g));
                 if wrong || at.is_some() {
                     let index = at.unwrap_or(0);
                     return Some(format!(
@@ -153,7 +160,10 @@ pub fn calibration_subject(
 }
 
 /// The subject of a measurement.
-#[allow(clippy::too_many_arguments, reason = "a list of everything that a measurement depends on")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a list of everything that a measurement depends on"
+)]
 pub fn measured_subject(
     source: Digest,
     calibration: Option<Digest>,

@@ -46,7 +46,9 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
             continue;
         };
         if let Some(environment) = resolver.environment(&file, name, declared) {
-            workspace.environments.insert(environment.name.clone(), environment);
+            workspace
+                .environments
+                .insert(environment.name.clone(), environment);
         }
     }
     // Names of targets that were declared but are wrong in themselves: a model that names one is not at fault.
@@ -60,8 +62,10 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
         }
     }
     if let Some(models) = models {
-        let known =
-            Known { targets: targets.is_some().then_some(&declared_targets), modules: &texts.modules };
+        let known = Known {
+            targets: targets.is_some().then_some(&declared_targets),
+            modules: &texts.modules,
+        };
         for (name, declared) in models.model {
             if let Some(model) = resolver.model(&models_file, &name, declared, &known) {
                 workspace.models.insert(model.name.clone(), model);
@@ -101,7 +105,10 @@ struct Resolver {
 }
 
 fn at(file: &SourceFile, span: Range<usize>) -> Site {
-    Site { file: file.clone(), span }
+    Site {
+        file: file.clone(),
+        span,
+    }
 }
 
 fn site<T>(file: &SourceFile, spanned: &Spanned<T>) -> Site {
@@ -122,7 +129,10 @@ impl Resolver {
             let place = at(file, span);
             let first = message.lines().next().unwrap_or_default().to_owned();
             self.error(
-                match message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
+                match message
+                    .strip_prefix("unknown field `")
+                    .and_then(|rest| rest.split('`').next())
+                {
                     Some(key) => {
                         let error = ConfigError::new(
                             "plan::unknown_key",
@@ -185,13 +195,19 @@ impl Resolver {
             ));
         }
         if !known.modules.contains(declared.module.get_ref()) {
-            let help =
-                suggest("modules/", declared.module.get_ref(), known.modules.iter().map(String::as_str));
+            let help = suggest(
+                "modules/",
+                declared.module.get_ref(),
+                known.modules.iter().map(String::as_str),
+            );
             self.error(
                 ConfigError::new(
                     "plan::unknown_module",
                     site(file, &declared.module),
-                    format!("model `{model_name}` names unknown module `{}`", declared.module.get_ref()),
+                    format!(
+                        "model `{model_name}` names unknown module `{}`",
+                        declared.module.get_ref()
+                    ),
                     "not a crate with a binary below modules/",
                 )
                 .with_help(help),
@@ -217,7 +233,11 @@ impl Resolver {
                 path: site(file, &source.path),
                 sha256: site(file, &source.sha256),
                 labels: declared.output.labels.as_ref().map(|path| site(file, path)),
-                calibration: declared.quantization.calibration.as_ref().map(|path| site(file, path)),
+                calibration: declared
+                    .quantization
+                    .calibration
+                    .as_ref()
+                    .map(|path| site(file, path)),
                 evaluation: site(file, &declared.acceptance.evaluation),
                 module: site(file, &declared.module),
                 input: site(file, &declared.input),
@@ -271,11 +291,18 @@ impl Resolver {
             let Some(name) = TargetName::new(target.get_ref()) else {
                 continue;
             };
-            let own = acceptance.target.iter().find(|(key, _)| key.get_ref() == target.get_ref());
+            let own = acceptance
+                .target
+                .iter()
+                .find(|(key, _)| key.get_ref() == target.get_ref());
             let on = ModelOnTarget {
                 site: site(file, target),
-                at_least: own.and_then(|(_, own)| own.at_least).unwrap_or(acceptance.at_least),
-                max_drop: own.and_then(|(_, own)| own.max_drop).unwrap_or(acceptance.max_drop),
+                at_least: own
+                    .and_then(|(_, own)| own.at_least)
+                    .unwrap_or(acceptance.at_least),
+                max_drop: own
+                    .and_then(|(_, own)| own.max_drop)
+                    .unwrap_or(acceptance.max_drop),
             };
             if targets.insert(name, on).is_some() {
                 self.error(ConfigError::new(
@@ -287,7 +314,11 @@ impl Resolver {
             }
         }
         for key in acceptance.target.keys() {
-            if !declared.targets.iter().any(|target| target.get_ref() == key.get_ref()) {
+            if !declared
+                .targets
+                .iter()
+                .any(|target| target.get_ref() == key.get_ref())
+            {
                 self.error(
                     ConfigError::new(
                         "plan::unknown_target",
@@ -333,7 +364,9 @@ impl Resolver {
                 } else if ![0, channels].contains(&image.mean.len())
                     || ![0, channels].contains(&image.std.len())
                 {
-                    Some(format!("mean and std need {channels} values, one per channel, or none"))
+                    Some(format!(
+                        "mean and std need {channels} values, one per channel, or none"
+                    ))
                 } else if image.std.contains(&0.0) {
                     Some("std must not be 0".to_owned())
                 } else if !(image.scale.is_finite() && are_finite(&image.mean) && are_finite(&image.std)) {
@@ -346,11 +379,15 @@ impl Resolver {
                 if signal.channels == 0 || signal.window == 0 || signal.stride == 0 {
                     Some("channels, window and stride must be above 0".to_owned())
                 } else if u64::from(signal.channels) * u64::from(signal.window) > MAX_WINDOW_VALUES {
-                    Some(format!("a window may have {MAX_WINDOW_VALUES} values in all channels together"))
+                    Some(format!(
+                        "a window may have {MAX_WINDOW_VALUES} values in all channels together"
+                    ))
                 } else if let aiot_package::Normalization::Fixed { mean, std } = &signal.normalization {
                     let channels = signal.channels as usize;
                     if mean.len() != channels || std.len() != channels || std.contains(&0.0) {
-                        Some(format!("mean and std need {channels} values, one per channel, std not 0"))
+                        Some(format!(
+                            "mean and std need {channels} values, one per channel, std not 0"
+                        ))
                     } else if !(are_finite(mean) && are_finite(std)) {
                         Some("mean and std must be numbers that fit 32 bits".to_owned())
                     } else {
@@ -363,7 +400,12 @@ impl Resolver {
         };
         if let Some(problem) = problem {
             let message = format!("model `{model}`: the input cannot be prepared like this");
-            self.error(ConfigError::new("plan::input", site(file, &declared.input), message, problem));
+            self.error(ConfigError::new(
+                "plan::input",
+                site(file, &declared.input),
+                message,
+                problem,
+            ));
         }
     }
 
@@ -371,8 +413,11 @@ impl Resolver {
         if let Some(labels) = &declared.output.labels {
             self.path(file, labels);
         }
-        if let Some(threshold) =
-            declared.output.threshold.as_ref().filter(|number| !number.get_ref().is_finite())
+        if let Some(threshold) = declared
+            .output
+            .threshold
+            .as_ref()
+            .filter(|number| !number.get_ref().is_finite())
         {
             self.error(ConfigError::new(
                 "plan::output",
@@ -480,19 +525,28 @@ impl Resolver {
                 _ => false,
             };
             let good = !name.get_ref().is_empty()
-                && name.get_ref().chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+                && name
+                    .get_ref()
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             if !plain || !good {
                 self.error(ConfigError::new(
                     "plan::env",
                     site(file, name),
-                    format!("model `{model}`: environment variable `{}` cannot be set", name.get_ref()),
+                    format!(
+                        "model `{model}`: environment variable `{}` cannot be set",
+                        name.get_ref()
+                    ),
                     "letters, digits, `_` and `-` for the name; a string, number or boolean for the value",
                 ));
             }
             env.insert(name.get_ref().clone(), create_options::json_of(value));
         }
-        let options =
-            self.create_options(file, &format!("model `{model}`"), declared.create_options.as_ref());
+        let options = self.create_options(
+            file,
+            &format!("model `{model}`"),
+            declared.create_options.as_ref(),
+        );
         Edge {
             condition: declared.condition.as_ref().map(|text| text.get_ref().clone()),
             routes: declared
@@ -534,8 +588,11 @@ impl Resolver {
             BaseSource::Image(base) => self.base_image(file, &target_name, base),
             BaseSource::Scratch(_) => Some(Base::Scratch),
         };
-        let create_options =
-            self.create_options(file, &format!("target `{target_name}`"), declared.create_options.as_ref());
+        let create_options = self.create_options(
+            file,
+            &format!("target `{target_name}`"),
+            declared.create_options.as_ref(),
+        );
         if declared.limits.memory_mib == 0 || declared.limits.disk_mib == 0 {
             self.error(ConfigError::new(
                 "plan::limits",
@@ -641,7 +698,10 @@ impl Resolver {
                 ConfigError::new(
                     "plan::execution_providers",
                     site(file, provider),
-                    format!("target `{target}` has no GPU for `{}`", provider.get_ref().as_str()),
+                    format!(
+                        "target `{target}` has no GPU for `{}`",
+                        provider.get_ref().as_str()
+                    ),
                     "processor is \"cpu\"",
                 )
                 .with_help("write processor = \"gpu\", or take the provider out"),
@@ -681,7 +741,10 @@ impl Resolver {
                         "engine.source.debian needs base.debian",
                     ));
                 }
-                EngineFrom::Debian { package: debian.package.clone(), library: debian.library.clone() }
+                EngineFrom::Debian {
+                    package: debian.package.clone(),
+                    library: debian.library.clone(),
+                }
             }
             EngineSource::BaseImage(image) => {
                 if !matches!(declared.base, BaseSource::Image(_)) || !image.library.get_ref().starts_with('/')
@@ -693,7 +756,9 @@ impl Resolver {
                         "needs base.image and an absolute path in it",
                     ));
                 }
-                EngineFrom::BaseImage { library: image.library.get_ref().clone() }
+                EngineFrom::BaseImage {
+                    library: image.library.get_ref().clone(),
+                }
             }
         };
         Some(Engine {
@@ -710,7 +775,9 @@ impl Resolver {
 
     fn base_image(&mut self, file: &SourceFile, target: &TargetName, declared: &ImageBase) -> Option<Base> {
         let reference = declared.reference.get_ref();
-        let pinned = reference.split_once('@').filter(|(repository, _)| !repository.is_empty());
+        let pinned = reference
+            .split_once('@')
+            .filter(|(repository, _)| !repository.is_empty());
         let digest = pinned.and_then(|(_, digest)| digest.parse().ok());
         if digest.is_none() {
             self.error(
@@ -753,7 +820,10 @@ impl Resolver {
                 self.error(ConfigError::new(
                     "plan::host",
                     site(file, host),
-                    format!("environment `{environment}`: `{}` is no host name", host.get_ref()),
+                    format!(
+                        "environment `{environment}`: `{}` is no host name",
+                        host.get_ref()
+                    ),
                     "host[:port], lower case, without scheme or path",
                 ));
             }
@@ -788,14 +858,20 @@ impl Resolver {
                 self.error(ConfigError::new(
                     "plan::ring",
                     site(file, &ring.name),
-                    format!("environment `{environment}`: `{}` cannot name a ring", ring.name.get_ref()),
+                    format!(
+                        "environment `{environment}`: `{}` cannot name a ring",
+                        ring.name.get_ref()
+                    ),
                     "a name of its own: lower-case letters, digits and single hyphens",
                 ));
             }
             rings.push(Ring {
                 name: ring.name.get_ref().clone(),
                 condition: ring.condition.as_ref().map(|text| text.get_ref().clone()),
-                site: ring.condition.as_ref().map_or_else(|| site(file, &ring.name), |text| site(file, text)),
+                site: ring
+                    .condition
+                    .as_ref()
+                    .map_or_else(|| site(file, &ring.name), |text| site(file, text)),
             });
         }
         if self.errors.len() > before {
@@ -829,7 +905,10 @@ impl Resolver {
                 self.error(ConfigError::new(
                     "plan::create_options",
                     site(file, table),
-                    format!("{owner}: create-options.{}: expected {}", error.key, error.expected),
+                    format!(
+                        "{owner}: create-options.{}: expected {}",
+                        error.key, error.expected
+                    ),
                     "in this table",
                 ));
             }
@@ -870,8 +949,12 @@ impl Resolver {
 /// `major.minor[.patch]` as numbers.
 pub fn parse_version(text: &str) -> Option<Vec<u32>> {
     // `u32` would take a plus sign.
-    let number =
-        |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten();
+    let number = |part: &str| {
+        part.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| part.parse().ok())
+            .flatten()
+    };
     let parts: Vec<u32> = text.split('.').map(number).collect::<Option<_>>()?;
     (2..=3).contains(&parts.len()).then_some(parts)
 }
@@ -887,13 +970,19 @@ fn are_finite(numbers: &[f32]) -> bool {
 fn is_version(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 fn is_exact_image(image: &str) -> bool {
-    let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    let (name, digest) = image
+        .split_once('@')
+        .map_or((image, None), |(name, digest)| (name, Some(digest)));
     let last = name.rsplit('/').next().unwrap_or_default();
-    let (last, tag) = last.split_once(':').map_or((last, None), |(last, tag)| (last, Some(tag)));
+    let (last, tag) = last
+        .split_once(':')
+        .map_or((last, None), |(last, tag)| (last, Some(tag)));
     let pinned = match (tag, digest) {
         (None, Some(digest)) => digest.parse::<Digest>().is_ok(),
         (Some(tag), None) => parse_version(tag).is_some_and(|numbers| numbers.len() == 3),
@@ -910,7 +999,10 @@ fn unknown_key_help(message: &str) -> Option<String> {
 
 /// The same for a word that is none of those that may stand there.
 fn unknown_value_help(message: &str) -> Option<String> {
-    message.starts_with("unknown variant `").then(|| help_from_expected("this key", message)).flatten()
+    message
+        .starts_with("unknown variant `")
+        .then(|| help_from_expected("this key", message))
+        .flatten()
 }
 
 fn help_from_expected(place: &str, message: &str) -> Option<String> {

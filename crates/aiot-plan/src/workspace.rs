@@ -253,7 +253,11 @@ pub enum Base {
 
 impl Base {
     pub(crate) fn image(base: &ImageBase, digest: Digest, site: Site) -> Base {
-        Base::Image { reference: base.reference.get_ref().clone(), digest, site }
+        Base::Image {
+            reference: base.reference.get_ref().clone(),
+            digest,
+            site,
+        }
     }
 }
 
@@ -285,7 +289,11 @@ pub struct Environment {
 impl Environment {
     /// What stands before `/<model>` in image names; `localhost/…` where there is no registry.
     pub fn image_prefix(&self) -> String {
-        format!("{}/{}", self.registry.as_deref().unwrap_or("localhost"), self.repository_prefix)
+        format!(
+            "{}/{}",
+            self.registry.as_deref().unwrap_or("localhost"),
+            self.repository_prefix
+        )
     }
 }
 
@@ -318,8 +326,11 @@ impl Model {
 
     /// All variants that its targets get, sorted.
     pub fn precisions(&self, workspace: &Workspace) -> Vec<Precision> {
-        let mut precisions: Vec<Precision> =
-            self.targets.keys().map(|name| self.precision_on(&workspace.targets[name])).collect();
+        let mut precisions: Vec<Precision> = self
+            .targets
+            .keys()
+            .map(|name| self.precision_on(&workspace.targets[name]))
+            .collect();
         precisions.sort();
         precisions.dedup();
         precisions
@@ -327,7 +338,9 @@ impl Model {
 
     /// Whether any of its variants needs calibration ranges.
     pub fn needs_calibration(&self, workspace: &Workspace) -> bool {
-        self.precisions(workspace).iter().any(|p| matches!(p, Precision::Int8 | Precision::Int8Symmetric))
+        self.precisions(workspace)
+            .iter()
+            .any(|p| matches!(p, Precision::Int8 | Precision::Int8Symmetric))
     }
 }
 
