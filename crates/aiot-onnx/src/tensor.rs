@@ -139,13 +139,17 @@ fn new(name: &str, dims: &[i64], data_type: DataType, raw: Vec<u8>) -> TensorPro
     }
 }
 
+fn raw<const LENGTH: usize>(values: impl Iterator<Item = [u8; LENGTH]>) -> Vec<u8> {
+    values.collect::<Vec<_>>().into_flattened()
+}
+
 /// A float32 tensor; `dims` must hold as many elements as `values`.
 pub(crate) fn from_floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     new(
         name,
         dims,
         DataType::Float,
-        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        raw(values.iter().map(|value| value.to_le_bytes())),
     )
 }
 
@@ -155,7 +159,7 @@ pub(crate) fn from_halves(name: &str, dims: &[i64], values: &[half::f16]) -> Ten
         name,
         dims,
         DataType::Float16,
-        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        raw(values.iter().map(|value| value.to_le_bytes())),
     )
 }
 
@@ -180,7 +184,7 @@ pub(crate) fn from_i32(name: &str, dims: &[i64], values: &[i32]) -> TensorProto 
         name,
         dims,
         DataType::Int32,
-        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        raw(values.iter().map(|value| value.to_le_bytes())),
     )
 }
 
@@ -190,6 +194,6 @@ pub(crate) fn from_i64(name: &str, dims: &[i64], values: &[i64]) -> TensorProto 
         name,
         dims,
         DataType::Int64,
-        values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        raw(values.iter().map(|value| value.to_le_bytes())),
     )
 }

@@ -8,6 +8,7 @@
 //! every processor.
 
 mod plan;
+mod roles;
 #[cfg(test)]
 mod tests;
 mod weights;

@@ -5,12 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::roles::{Role, is_attention, is_float, role};
 use super::{Activations, NodeOutcome};
-use crate::graph::{Index, float, int, is, subgraphs};
-use crate::proto::tensor_proto::DataType;
-use crate::proto::{GraphProto, NodeProto, TensorProto};
+use crate::graph::{Index, is};
+use crate::proto::GraphProto;
 use crate::ranges::Ranges;
-use crate::tensor;
 
 /// Sums and products with values beyond this stay float: 8 bits would leave nothing of the small ones.
 const WILD: f32 = 1e3;
@@ -29,23 +28,6 @@ const GEMM_ACTIVATIONS: &[&str] = &[
     "Tanh",
     "ThresholdedRelu",
 ];
-
-/// What a node can be to quantization.
-#[derive(Clone, Debug, PartialEq)]
-enum Role {
-    /// Conv, Gemm, MatMul with constant weights.
-    Weighted,
-    /// Has an integer kernel with scales of its own.
-    Compute,
-    /// Moves values and computes none: shares its input's scale.
-    Move,
-    /// Relu or Clip: a range performs it.
-    Bound,
-    /// Adds a bias to the MatMul before it: the engine makes one Gemm of the two.
-    Bias,
-    /// Stays float.
-    Float(String),
-}
 
 /// The decisions for one graph.
 pub(super) struct Plan {
@@ -317,134 +299,5 @@ impl<'a> Planner<'a> {
         let (input, output) = (node.input[0].as_str(), node.output[0].as_str());
         let own = self.bound_after(input) == Some(output);
         (own && plan.tensors.contains_key(output)).then_some((input, output))
-    }
-}
-
-fn is_attention(node: &NodeProto, index: &Index<'_>) -> bool {
-    let computed = |name: &String| !index.constants.contains_key(name.as_str());
-    is(node, "LayerNormalization") || (is(node, "MatMul") && node.input.iter().all(computed))
-}
-
-fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role {
-    let float = |reason: String| Role::Float(reason);
-    if !crate::check::domain(node.domain()).is_empty() {
-        return float(format!(
-            "operators of domain {} are not understood",
-            node.domain()
-        ));
-    }
-    if subgraphs(node).next().is_some() {
-        return float("it has a subgraph".to_owned());
-    }
-    let used: Vec<&String> = node.output.iter().filter(|name| !name.is_empty()).collect();
-    let (Some(input), [_]) = (
-        node.input.first().filter(|name| !name.is_empty()),
-        used.as_slice(),
-    ) else {
-        return float("it has no input, or several outputs".to_owned());
-    };
-    let computed = !index.constants.contains_key(input.as_str());
-    match node.op_type() {
-        "Conv" | "Gemm" | "MatMul" => match weighted(node, index) {
-            _ if !computed => float("its input is constant".to_owned()),
-            Ok(()) => Role::Weighted,
-            Err(reason) => float(reason.to_owned()),
-        },
-        "Add" | "Mul" | "Concat" if attention => float(
-            "sums and products stay float in attention models, where masks ruin their ranges".to_owned(),
-        ),
-        "Add" | "Mul" | "Concat" => {
-            let mut constants = node
-                .input
-                .iter()
-                .filter_map(|name| index.constants.get(name.as_str()));
-            match constants.all(|tensor| is_float(tensor)) {
-                true => Role::Compute,
-                false => float("its constant is not float32".to_owned()),
-            }
-        }
-        "AveragePool" | "GlobalAveragePool" | "LeakyRelu" | "Sigmoid" => Role::Compute,
-        "MaxPool" | "Reshape" | "Flatten" | "Transpose" | "Squeeze" | "Unsqueeze" if computed => Role::Move,
-        "Relu" => Role::Bound,
-        "Clip" if clip_bounds(node, index).is_some_and(|(min, max)| min <= 0.0 && max >= 0.0) => Role::Bound,
-        "Clip" => float("its bounds are not constant, or do not include 0".to_owned()),
-        operator => float(format!("{operator} has no 8-bit form here")),
-    }
-}
-
-/// The constant bounds of a Relu or Clip.
-pub(super) fn clip_bounds(node: &NodeProto, index: &Index<'_>) -> Option<(f32, f32)> {
-    if is(node, "Relu") {
-        return Some((0.0, f32::INFINITY));
-    }
-    let bound = |input: usize, default: f32| match node.input.get(input).filter(|name| !name.is_empty()) {
-        None => Some(default),
-        Some(name) => tensor::floats(index.constants.get(name.as_str())?)?
-            .first()
-            .copied(),
-    };
-    Some((bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?))
-}
-
-fn is_float(tensor: &TensorProto) -> bool {
-    tensor.data_type() == DataType::Float as i32
-}
-
-/// Whether the weights (and the bias) of a node can be quantized.
-fn weighted(node: &NodeProto, index: &Index<'_>) -> Result<(), &'static str> {
-    let constant = |input: usize| {
-        let name = node.input.get(input).filter(|name| !name.is_empty());
-        name.map(|name| {
-            index
-                .constants
-                .get(name.as_str())
-                .copied()
-                .filter(|tensor| is_float(tensor))
-        })
-    };
-    let weight = constant(1)
-        .flatten()
-        .ok_or("its weights are not constant float32")?;
-    let rank_fits = if is(node, "Conv") {
-        weight.dims.len() >= 3
-    } else {
-        weight.dims.len() == 2
-    };
-    if !rank_fits || weight.dims.contains(&0) {
-        return Err("its weights have an unusual rank, or are empty");
-    }
-    let channels = match node.op_type() {
-        "Conv" => weight.dims[0],
-        "Gemm" => weight.dims[usize::from(int(node, "transB", 0) == 0)],
-        _ => weight.dims[1],
-    };
-    if is(node, "Conv") {
-        let group = int(node, "group", 1);
-        if group < 1 || channels % group != 0 {
-            return Err("its groups do not divide its channels");
-        }
-    }
-    if is(node, "Gemm")
-        && (int(node, "transA", 0) != 0
-            || float(node, "alpha", 1.0) != 1.0
-            || float(node, "beta", 1.0) != 1.0)
-    {
-        return Err("it transposes its input or scales its operands");
-    }
-    if is(node, "MatMul") {
-        return Ok(());
-    }
-    match constant(2) {
-        None => Ok(()),
-        Some(None) => Err("its bias is not constant float32"),
-        Some(Some(bias)) => {
-            let fits = bias.dims.last().copied().unwrap_or(1) == channels
-                && tensor::element_count(&bias.dims).is_some_and(|count| count as i64 == channels);
-            if fits {
-                Ok(())
-            } else {
-                Err("its bias is not one number per output channel")
-            }
-        }
     }
 }

@@ -178,8 +178,8 @@ fn round(value: f64) -> f64 {
 
 /// Two adjacent numbers (or the last one) in units of `scale`; `in_pairs` keeps their sum within [`PAIR_MAX`].
 fn quantize_pair(pair: &[f64], scale: f32, in_pairs: bool) -> (f64, f64) {
-    let scale = f64::from(scale);
-    let [first, second] = [0, 1].map(|position| pair.get(position).map_or(0.0, |value| value / scale));
+    let steps = 1.0 / f64::from(scale);
+    let [first, second] = [0, 1].map(|position| pair.get(position).map_or(0.0, |value| value * steps));
     let rounded = [first, second].map(|value| round(value.clamp(-WEIGHT_MAX, WEIGHT_MAX)));
     let sum = rounded[0] + rounded[1];
     if !in_pairs || sum.abs() <= PAIR_MAX {

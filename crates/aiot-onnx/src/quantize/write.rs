@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::plan::{Plan, clip_bounds};
+use super::plan::Plan;
+use super::roles::clip_bounds;
 use super::weights::{
     Layout, Scale, asymmetric, finite, least_scales, quantize_bias, quantize_weight, symmetric,
 };
