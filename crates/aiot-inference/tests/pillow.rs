@@ -168,3 +168,38 @@ fn every_cut_of_a_picture_gives_an_error_or_pixels() {
         }
     }
 }
+
+/// Every byte of a JPEG picture and of recordings replaced by others: JPEG and CSV have no checksum that would stop
+/// the reader early.
+#[test]
+fn every_damaged_byte_gives_an_error_or_a_tensor() {
+    let mut jpeg = std::io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_fn(20, 12, |x, y| image::Rgb([x as u8 * 9, y as u8 * 20, 77]));
+    picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+    let header = "{'descr': '<i2', 'fortran_order': False, 'shape': (8, 1), }";
+    let mut npy = b"\x93NUMPY\x01\0".to_vec();
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend(header.as_bytes());
+    npy.extend([7; 16]);
+    let csv = b"time\n1\n-2.5\n3e1\n4\n".to_vec();
+    let signal: InputSpec =
+        serde_json::from_str(r#"{"signal": {"channels": 1, "window": 2, "stride": 1}}"#).unwrap();
+    for (spec, whole) in [
+        (input(8, 8, Colour::Rgb), jpeg.into_inner()),
+        (signal.clone(), npy),
+        (signal, csv),
+    ] {
+        let preparation = Preparation::new(&spec).unwrap();
+        assert!(preparation.prepare(&whole).is_ok());
+        for at in 0..whole.len() {
+            for value in [0, 0xff, whole[at] ^ 0x10] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                if let Ok(prepared) = preparation.prepare(&bytes) {
+                    assert!(prepared.count() > 0);
+                }
+            }
+            let _ = preparation.prepare(&whole[..at]);
+        }
+    }
+}

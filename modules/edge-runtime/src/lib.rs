@@ -147,9 +147,12 @@ fn execute(spec: ModuleSpec, settings: &Settings, command: Command) -> Result<u8
 }
 
 fn open(spec: ModuleSpec, settings: &Settings) -> Result<(Engine, Model), Stop> {
-    let engine =
-        quiet::without_schema_noise(|| Engine::load(&settings.engine_library)).map_err(Stop::setup)?;
-    let model = Model::open(&settings.model_dir, &engine, &settings.session).map_err(Stop::setup)?;
+    // Debian's library prints its noise when it opens the first model.
+    let (engine, model) = quiet::without_schema_noise(|| {
+        let engine = Engine::load(&settings.engine_library).map_err(Stop::setup)?;
+        let model = Model::open(&settings.model_dir, &engine, &settings.session).map_err(Stop::setup)?;
+        Ok::<_, Stop>((engine, model))
+    })?;
     let fits = match model.package().input {
         InputSpec::Image(_) => spec.accepts != InputKind::Signal,
         InputSpec::Signal(_) => spec.accepts != InputKind::Picture,

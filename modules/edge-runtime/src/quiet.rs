@@ -1,8 +1,8 @@
 //! Keeps hundreds of harmless lines out of the log.
 //!
-//! Debian's ONNX Runtime registers the ONNX operators a second time when it starts and prints a line
+//! Debian's ONNX Runtime registers the ONNX operators a second time at its first session and prints a line
 //! `Schema error: …` for each. They come from C++ and go to file descriptor 2, so this replaces that descriptor by a
-//! pipe while the engine loads and passes on every other line.
+//! pipe while engine and model load and passes on every other line.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
