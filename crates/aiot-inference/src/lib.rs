@@ -7,7 +7,7 @@
 //! file --preprocess--> Tensor [1, …] --engine (ONNX Runtime)--> outputs --postprocess--> Outcome, Prediction
 //! ```
 //!
-//! [`Model`] is the four together. The build host uses it through [`evaluate`], [`observe_ranges`] and
+//! [`Model`] is the four together. The build host uses it through [`evaluate()`], [`observe_ranges`] and
 //! [`golden::record`], the device through [`Model::predict_bytes`] and [`golden::replay`].
 //!
 //! Everything here is synchronous and without network; batch size is 1. Reads are bounded (see [`limits`]), hostile
