@@ -1,1 +1,30 @@
-//! Observes the workspace, executes the plan, keeps store and lock.
+//! Observes the workspace, executes the plan, keeps store and lock: the edge around the pure crates.
+//!
+//! | module | what it touches |
+//! | --- | --- |
+//! | [`workspace`] | reads declarations and checks them with facts about files |
+//! | [`observe`] | files and tool versions → [`aiot_plan::plan::Facts`] |
+//! | [`cache`] | results of earlier runs, on disk |
+//! | [`lockfile`] | looks up what `aiot.lock` lacks |
+//! | [`execute`] | runs actions on a thread pool, results into the store |
+//! | [`records`] | calibration and measurement files beside the models |
+//! | [`manifests`] | outputs → deployment manifests |
+//! | [`release`] | the order of all that |
+//!
+//! Progress comes out as [`events::Event`]; rendering is the caller's.
+
+pub mod cache;
+pub mod error;
+pub mod events;
+pub mod execute;
+pub mod lockfile;
+pub mod manifests;
+pub mod network;
+pub mod observe;
+pub mod paths;
+pub mod records;
+pub mod registry;
+pub mod release;
+pub mod workspace;
+
+pub use error::BuildError;

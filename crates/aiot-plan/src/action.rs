@@ -336,7 +336,7 @@ pub fn compare(
     for field in fields {
         let (before, after) = (previous.parameters.get(field), parameters.get(field));
         if before != after {
-            let text = |value: Option<&Value>| value.map_or("none".to_owned(), Value::to_string);
+            let text = |value: Option<&Value>| value.map_or("none".to_owned(), canonical);
             reasons.push(DirtyReason::ParameterChanged {
                 parameter: field.clone(),
                 before: text(before),

@@ -1,0 +1,175 @@
+//! Engines and bases: wheels, Debian packages, OCI images → libraries and layers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aiot_debian::{FileTree, PackageSources, RuntimeFile, RuntimeFileKind};
+use aiot_oci::{Compression, DirectoryMode, FileMode, FileSource, LayerBuilder};
+use aiot_plan::action::Output;
+use aiot_plan::lock::{LockedPackage, LockedWheel};
+use aiot_plan::workspace::Platform;
+use aiot_toolchain::wheels;
+
+use super::Task;
+use super::image::layer_output;
+use crate::error::BuildError;
+use crate::lockfile::{architecture, mirror};
+
+/// What every program and engine of an image may ask for: C and C++ runtime, and glibc's stubs that older binaries
+/// name. The loader itself is always there.
+const RUNTIME_LIBRARIES: [&str; 7] =
+    ["libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1", "libstdc++.so.6"];
+
+/// Empty folders of an image.
+const FOLDERS: [(&str, DirectoryMode); 7] = [
+    ("dev", DirectoryMode::Plain),
+    ("etc", DirectoryMode::Plain),
+    ("model", DirectoryMode::Plain),
+    ("proc", DirectoryMode::Plain),
+    ("run", DirectoryMode::Plain),
+    ("sys", DirectoryMode::Plain),
+    ("tmp", DirectoryMode::Sticky),
+];
+
+const PASSWD: &str = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n";
+const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
+
+impl Task<'_> {
+    pub(super) fn fetch_engine(&self, wheel: &LockedWheel) -> Result<BTreeMap<String, Output>, BuildError> {
+        let path = self.fetch_wheel(wheel)?;
+        let library = wheels::engine_library(&path).map_err(|error| self.fail(error))?;
+        Ok(self.one("library", self.put(&library.bytes)?))
+    }
+
+    /// The file of a locked wheel, from the folder of downloads or by pip.
+    pub(super) fn fetch_wheel(&self, wheel: &LockedWheel) -> Result<std::path::PathBuf, BuildError> {
+        let downloads = self.context.paths.downloads();
+        let locked = wheels::LockedWheel {
+            package: wheel.package.clone(),
+            version: wheel.version.clone(),
+            filename: wheel.filename.clone(),
+            sha256: wheel.digest.hex(),
+            size_bytes: wheel.size_bytes,
+        };
+        if self.context.network.is_none() && !downloads.join(&wheel.filename).is_file() {
+            return Err(self.fail(format!("--offline, and {} is not in the store", wheel.filename)));
+        }
+        wheels::fetch_locked(&locked, &downloads).map_err(|error| self.fail(error))
+    }
+
+    pub(super) fn assemble_base(
+        &self,
+        architecture_word: &str,
+        packages: &[LockedPackage],
+        engine_library: Option<&str>,
+    ) -> Result<BTreeMap<String, Output>, BuildError> {
+        let architecture = architecture(architecture_word);
+        let tree = self.unpack(packages)?;
+        let runtime: Vec<String> = RUNTIME_LIBRARIES.map(str::to_owned).to_vec();
+        let files = aiot_debian::runtime_files(&tree, architecture, &runtime).map_err(|error| self.fail(error))?;
+        let mut layer = LayerBuilder::new();
+        for (path, mode) in FOLDERS {
+            layer.directory(path, mode).map_err(|error| self.fail(error))?;
+        }
+        for (path, content) in [("etc/passwd", PASSWD), ("etc/group", GROUP)] {
+            let source = FileSource::Bytes(content.as_bytes().to_vec());
+            layer.file(path, source, FileMode::Plain).map_err(|error| self.fail(error))?;
+        }
+        self.add_files(&mut layer, &files)?;
+        let built = layer.build(self.context.store, Compression::Gzip).map_err(|error| self.fail(error))?;
+        let mut outputs = self.one("layer", layer_output(&built));
+        if let Some(library) = engine_library {
+            let mut roots = runtime;
+            roots.push(library.to_owned());
+            let all = aiot_debian::runtime_files(&tree, architecture, &roots).map_err(|error| self.fail(error))?;
+            let known: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+            let engine: Vec<RuntimeFile> =
+                all.into_iter().filter(|file| !known.contains(file.path.as_str())).collect();
+            let mut layer = LayerBuilder::new();
+            self.add_files(&mut layer, &engine)?;
+            let built = layer.build(self.context.store, Compression::Gzip).map_err(|error| self.fail(error))?;
+            outputs.insert("engine-layer".to_owned(), layer_output(&built));
+        }
+        Ok(outputs)
+    }
+
+    fn add_files(&self, layer: &mut LayerBuilder, files: &[RuntimeFile]) -> Result<(), BuildError> {
+        for file in files {
+            match &file.kind {
+                RuntimeFileKind::File(bytes) => layer.file(
+                    &file.path,
+                    FileSource::Bytes(bytes.to_vec()),
+                    FileMode::from_unix(file.mode),
+                ),
+                RuntimeFileKind::Symlink(target) => layer.symlink(&file.path, target),
+            }
+            .map_err(|error| self.fail(error))?;
+        }
+        Ok(())
+    }
+
+    fn unpack(&self, packages: &[LockedPackage]) -> Result<FileTree, BuildError> {
+        let mut tree = FileTree::new();
+        // Asked for only when something must be fetched: a full store needs no mirror.
+        let mirror = match self.context.network {
+            Some(_) => mirror(self.context.workspace).ok(),
+            None => None,
+        };
+        let snapshot =
+            self.context.workspace.environments.values().find_map(|environment| environment.debian_snapshot.as_deref());
+        let store = PackageStore(self.context.store);
+        let sources = PackageSources {
+            store: &store,
+            fetch: self.context.network.map(|network| network as &dyn aiot_debian::Fetch),
+            mirror: mirror.as_ref().map(|mirror| mirror.url.as_str()),
+            snapshot,
+        };
+        for package in packages {
+            let locked = aiot_debian::LockedPackage {
+                name: package.name.clone(),
+                version: package.version.clone(),
+                architecture: package.architecture.clone(),
+                filename: package.filename.clone(),
+                size_bytes: package.size_bytes,
+                sha256: package.digest.hex(),
+            };
+            let fetched = aiot_debian::fetch_package(&locked, &sources).map_err(|error| {
+                // Without a mirror that is what the user must hear.
+                match (self.context.network, crate::lockfile::mirror(self.context.workspace)) {
+                    (Some(_), Err(no_mirror)) => self.fail(format!("{error}\n{no_mirror}")),
+                    _ => self.fail(error),
+                }
+            })?;
+            tree.add_package(&locked, &fetched.bytes).map_err(|error| self.fail(error))?;
+        }
+        Ok(tree)
+    }
+
+    pub(super) fn fetch_base_image(
+        &self,
+        reference: &str,
+        platform: &Platform,
+    ) -> Result<BTreeMap<String, Output>, BuildError> {
+        let Some(network) = self.context.network else {
+            return Err(self.fail("--offline, and the base image is not in the store"));
+        };
+        let pulled = crate::registry::pull_base(network, self.context.store, reference, platform)
+            .map_err(|error| self.fail(error))?;
+        Ok(pulled)
+    }
+}
+
+/// Packages by digest in the store of blobs.
+struct PackageStore<'a>(&'a aiot_oci::Store);
+
+impl aiot_debian::Store for PackageStore<'_> {
+    fn get(&self, sha256: &str) -> std::io::Result<Option<Vec<u8>>> {
+        let digest = aiot_oci::Digest::from_hex(sha256).map_err(std::io::Error::other)?;
+        // A missing or damaged blob is fetched again.
+        Ok(self.0.read_verified(&digest, super::BLOB_LIMIT_BYTES).ok())
+    }
+
+    fn put(&self, _sha256: &str, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.put_bytes(bytes).map(|_| ()).map_err(std::io::Error::other)
+    }
+}
+

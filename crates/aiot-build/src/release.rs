@@ -1,0 +1,460 @@
+//! The order of a release: check → lock → plan → execute → judge → layout, records, manifests, lock.
+//!
+//! Nothing that people review is written before everything is known to be good.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock};
+
+use aiot_oci::{Descriptor, Store};
+use aiot_package::Precision;
+use aiot_plan::lock::{Lock, LockedModel};
+use aiot_plan::plan::{self, Plan, Selection, Status};
+use aiot_plan::{EnvironmentName, ModelName, Workspace};
+
+use crate::cache::Cache;
+use crate::error::{BuildError, io};
+use crate::events::{Event, Sink};
+use crate::execute::{self, Context, Outcome};
+use crate::lockfile;
+use crate::manifests::{self, Row};
+use crate::network::Network;
+use crate::observe::{FileIndex, Observation, observe};
+use crate::paths::Paths;
+use crate::records::{self, Measurements};
+use crate::registry::{PushItem, descriptor, push};
+use crate::workspace::check;
+
+/// How to release.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Refuse to change `aiot.lock` and the records.
+    pub locked: bool,
+    /// Do not touch the network.
+    pub offline: bool,
+    /// Write nothing that is committed; fail where it would change.
+    pub check: bool,
+    /// Environments to write manifests for; empty = all.
+    pub environments: Vec<String>,
+    /// `REGISTRY/PREFIX` to push to.
+    pub push: Option<String>,
+    /// Threads.
+    pub jobs: usize,
+}
+
+/// What a release came to.
+#[derive(Debug)]
+pub struct Report {
+    /// One row per image.
+    pub rows: Vec<Row>,
+    /// Actions that ran.
+    pub ran: usize,
+    /// All actions.
+    pub total: usize,
+    /// Files that changed, relative to the workspace.
+    pub written: Vec<PathBuf>,
+    /// With `check`: committed files that are not up to date, with their differences.
+    pub drift: Vec<(PathBuf, String)>,
+    /// What was pushed.
+    pub pushed: Option<aiot_oci::PushReceipt>,
+}
+
+/// Everything up to the plan.
+pub struct Planned {
+    /// Declarations.
+    pub workspace: Workspace,
+    /// The lock, with what was looked up.
+    pub lock: Lock,
+    /// Facts and contents.
+    pub observation: Observation,
+    /// The graph.
+    pub plan: Plan,
+    /// Results of earlier runs.
+    pub cache: Cache,
+    /// Blobs.
+    pub store: Store,
+}
+
+/// Keeps other releases of the same workspace out until it is dropped.
+pub struct Alone {
+    _file: std::fs::File,
+}
+
+impl Alone {
+    /// Waits for other releases that use the same state.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn wait(paths: &Paths, events: Sink<'_>) -> Result<Alone, BuildError> {
+        std::fs::create_dir_all(&paths.state).map_err(io("create", &paths.state))?;
+        let path = paths.state.join("running");
+        let file = std::fs::File::create(&path).map_err(io("create", &path))?;
+        if file.try_lock().is_err() {
+            events(Event::Note("another release is running here; waiting for it".to_owned()));
+            file.lock().map_err(io("lock", &path))?;
+        }
+        Ok(Alone { _file: file })
+    }
+}
+
+/// Checks, observes and plans. What the lock lacks is looked up where `network` allows.
+///
+/// # Errors
+/// As [`check`]; what is unlocked where it must not be looked up.
+pub fn prepare(
+    paths: &Paths,
+    selection: &Selection,
+    locked: bool,
+    network: Option<&Network>,
+    events: Sink<'_>,
+) -> Result<Planned, BuildError> {
+    let mut files = FileIndex::open(paths);
+    let workspace = check(paths, &mut files)?;
+    let observation = observe(paths, &workspace, &mut files)?;
+    let mut lock = lockfile::read(paths)?;
+    let plan = match plan::build(&workspace, &observation.facts, &lock, selection) {
+        Ok(plan) => plan,
+        Err(unlocked) => {
+            let wheels = unlocked.wheels.iter().map(|w| format!("wheel {} {} ({})", w.package, w.version, w.platform));
+            let closures = unlocked.closures.iter().map(|c| {
+                format!("Debian {} {} for {}", c.suite, c.architecture, c.roots.join(", "))
+            });
+            let missing: Vec<String> = wheels.chain(closures).map(|what| format!("aiot.lock has no {what}")).collect();
+            let network = match (locked, network) {
+                (true, _) => return Err(BuildError::Locked(missing)),
+                (false, None) => {
+                    return Err(BuildError::Other(format!("--offline, but {}", missing.join("; "))));
+                }
+                (false, Some(network)) => network,
+            };
+            lockfile::look_up(paths, &workspace, &mut lock, &unlocked, network, events)?;
+            // Kept at once: what was looked up is not asked for again when something fails later.
+            lockfile::write(paths, &lock)?;
+            plan::build(&workspace, &observation.facts, &lock, selection)
+                .map_err(|left| BuildError::Other(format!("the lock still lacks {left:?}")))?
+        }
+    };
+    let store = Store::create(&paths.store()).map_err(BuildError::other)?;
+    let cache = Cache::open(paths.actions(), store.clone())?;
+    Ok(Planned { workspace, lock, observation, plan, cache, store })
+}
+
+/// Releases the whole workspace.
+///
+/// # Errors
+/// Everything that can go wrong, each with what to do; nothing committed is changed then.
+pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Report, BuildError> {
+    let _alone = Alone::wait(paths, events)?;
+    let network = OnceLock::new();
+    let network = if options.offline { None } else { Some(&*network.get_or_init(Network::new)) };
+    let network = match network {
+        Some(Err(error)) => return Err(BuildError::Other(error.to_string())),
+        Some(Ok(network)) => Some(network),
+        None => None,
+    };
+    let planned = prepare(paths, &Selection::default(), options.locked || options.check, network, events)?;
+    if options.locked || options.check {
+        refuse_stale(paths, &planned)?;
+    }
+    let environments = environments(&planned.workspace, &options.environments)?;
+    let outcome = run(paths, &planned, network, options.jobs, events)?;
+    let measurements = records::measurements(
+        &planned.plan,
+        &planned.observation.facts,
+        &planned.observation,
+        &outcome.outputs,
+        &planned.store,
+    )?;
+    judge(&planned.workspace, &planned.plan, &measurements)?;
+
+    let mut committed = records::files(
+        paths,
+        &planned.workspace,
+        &planned.plan,
+        &measurements,
+        &outcome.outputs,
+        &planned.store,
+    )?;
+    let lock = final_lock(paths, &planned, &committed);
+    committed.insert(paths.lock(), lock.render().into_bytes());
+    let mut stale_files = Vec::new();
+    for name in &environments {
+        let environment = &planned.workspace.environments[name];
+        let dir = paths.deployments(name.as_str());
+        let files = manifests::files(
+            &planned.workspace,
+            environment,
+            &planned.plan,
+            &outcome.outputs,
+            &measurements,
+            &planned.store,
+        )?;
+        stale_files.extend(generated_files(&dir)?.into_iter().filter(|path| {
+            let relative = path.strip_prefix(&dir).unwrap_or(path).to_string_lossy().into_owned();
+            !files.contains_key(&relative)
+        }));
+        committed.extend(files.into_iter().map(|(path, bytes)| (dir.join(path), bytes)));
+    }
+    let rows = manifests::rows(&planned.workspace, &planned.plan, &outcome, &measurements, &planned.store)?;
+    let mut report = Report {
+        rows,
+        ran: outcome.ran.len(),
+        total: planned.plan.nodes.len(),
+        written: Vec::new(),
+        drift: Vec::new(),
+        pushed: None,
+    };
+    let relative = |path: &PathBuf| path.strip_prefix(&paths.root).unwrap_or(path).to_owned();
+    if options.check {
+        report.drift = drift(&committed, &stale_files).into_iter().map(|(p, text)| (relative(&p), text)).collect();
+        return Ok(report);
+    }
+    write_layout(paths, &planned, &outcome)?;
+    // Pushed before manifests name the images: what is deployed can be pulled.
+    if let Some(prefix) = &options.push {
+        let network = network.ok_or_else(|| BuildError::Other("--push needs the network".to_owned()))?;
+        report.pushed = Some(push_all(network, &planned, &outcome, prefix, events)?);
+    }
+    report.written = records::write(&committed)?.iter().map(relative).collect();
+    for path in stale_files {
+        std::fs::remove_file(&path).map_err(io("remove", &path))?;
+        report.written.push(relative(&path));
+    }
+    Ok(report)
+}
+
+/// Runs the plan.
+///
+/// # Errors
+/// As [`execute::execute`].
+pub fn run(
+    paths: &Paths,
+    planned: &Planned,
+    network: Option<&Network>,
+    jobs: usize,
+    events: Sink<'_>,
+) -> Result<Outcome, BuildError> {
+    let statuses = plan::statuses(&planned.plan, &planned.cache);
+    let to_run = statuses.iter().filter(|status| !matches!(status, Status::Done(_))).count();
+    events(Event::Planned { total: statuses.len(), to_run });
+    for note in &planned.plan.notes {
+        events(Event::Note(note.clone()));
+    }
+    let context = Context {
+        paths,
+        workspace: &planned.workspace,
+        lock: &planned.lock,
+        observation: &planned.observation,
+        store: &planned.store,
+        cache: &planned.cache,
+        network,
+        events,
+        engine: OnceLock::new(),
+        compiling: Mutex::new(()),
+    };
+    execute::execute(&planned.plan, &context, jobs)
+}
+
+fn environments(workspace: &Workspace, wanted: &[String]) -> Result<Vec<EnvironmentName>, BuildError> {
+    if wanted.is_empty() {
+        return Ok(workspace.environments.keys().cloned().collect());
+    }
+    let mut found = BTreeSet::new();
+    for name in wanted {
+        let environment = EnvironmentName::new(name).filter(|name| workspace.environments.contains_key(name));
+        found.insert(environment.ok_or_else(|| {
+            let known = workspace.environments.keys().map(EnvironmentName::as_str);
+            BuildError::Other(format!(
+                "there is no environment `{name}`: {}",
+                aiot_plan::diagnose::suggest("deployments/", name, known)
+            ))
+        })?);
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// `--locked`: everything that would have to be made anew, with the line of the lock that would change.
+fn refuse_stale(paths: &Paths, planned: &Planned) -> Result<(), BuildError> {
+    let mut reasons = records::stale(&planned.plan);
+    let old = std::fs::read_to_string(paths.lock()).unwrap_or_default();
+    let mut lock = planned.lock.clone();
+    lock.rustc = Some(planned.observation.facts.rustc.clone());
+    lock.model = locked_models(&planned.workspace, |name| planned.observation.record_files.get(name).copied());
+    prune(&mut lock, planned);
+    reasons.extend(lockfile::difference(&old, &lock.render()));
+    if reasons.is_empty() { Ok(()) } else { Err(BuildError::Locked(reasons)) }
+}
+
+fn locked_models(
+    workspace: &Workspace,
+    records: impl Fn(&ModelName) -> Option<(Option<aiot_oci::Digest>, Option<aiot_oci::Digest>)>,
+) -> BTreeMap<ModelName, LockedModel> {
+    workspace
+        .models
+        .values()
+        .map(|model| {
+            let (calibration, measured) = records(&model.name).unwrap_or_default();
+            let calibration = calibration.filter(|_| model.needs_calibration(workspace));
+            (model.name.clone(), LockedModel { source: model.digest, calibration, measured })
+        })
+        .collect()
+}
+
+/// Entries that nothing asks for any more go; those of other hosts' tools stay.
+fn prune(lock: &mut Lock, planned: &Planned) {
+    let used: BTreeSet<Vec<aiot_plan::lock::LockedPackage>> = planned
+        .plan
+        .nodes
+        .iter()
+        .filter_map(|node| match &node.action {
+            aiot_plan::action::Action::AssembleBase { packages, .. } => Some(packages.clone()),
+            _ => None,
+        })
+        .collect();
+    lock.debian.retain(|closure| used.contains(&closure.package));
+}
+
+fn final_lock(paths: &Paths, planned: &Planned, records: &BTreeMap<PathBuf, Vec<u8>>) -> Lock {
+    let mut lock = planned.lock.clone();
+    lock.rustc = Some(planned.observation.facts.rustc.clone());
+    lock.model = locked_models(&planned.workspace, |name| {
+        let (calibration, measured) = planned.observation.record_files.get(name).copied().unwrap_or_default();
+        let dir = crate::observe::record_dir(paths, name);
+        let new = |file: &str| records.get(&dir.join(file)).map(|bytes| aiot_oci::Digest::of(bytes));
+        Some((
+            new(aiot_plan::records::CALIBRATION_FILE).or(calibration),
+            new(aiot_plan::records::MEASURED_FILE).or(measured),
+        ))
+    });
+    prune(&mut lock, planned);
+    lock
+}
+
+/// Refuses models beyond their budget and measurements that contradict the committed ones.
+fn judge(workspace: &Workspace, plan: &Plan, measurements: &Measurements) -> Result<(), BuildError> {
+    if !measurements.contradictions.is_empty() {
+        return Err(BuildError::Contradiction(measurements.contradictions.clone()));
+    }
+    let mut refused = Vec::new();
+    for (name, target) in plan.images.keys() {
+        let (model, target) = (&workspace.models[name], &workspace.targets[target]);
+        let precision = model.precision_on(target);
+        let value = |precision: Precision| {
+            measurements.effective.get(&(name.clone(), precision)).map_or(f64::NAN, |measured| measured.value)
+        };
+        let (float, shipped) = (value(Precision::Float32), value(precision));
+        let bounds = &model.targets[&target.name];
+        let drop = model.metric.drop(float, shipped);
+        let mut problems = Vec::new();
+        if !model.metric.reaches(shipped, bounds.at_least) {
+            problems.push(format!("{} is beyond the bound {}", number(shipped), number(bounds.at_least)));
+        }
+        if drop > bounds.max_drop || drop.is_nan() {
+            problems.push(format!(
+                "the drop of {} is {} more than the allowed {}",
+                number(drop),
+                number(drop - bounds.max_drop),
+                number(bounds.max_drop)
+            ));
+        }
+        if !problems.is_empty() {
+            refused.push(format!(
+                "{name} on {} as {precision}: {} {} → {}: {};",
+                target.name,
+                model.metric,
+                number(float),
+                number(shipped),
+                problems.join(", ")
+            ));
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(BuildError::Acceptance(refused)) }
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.4}")
+}
+
+/// Name in the layout → what it names: an index per model, an image per pair.
+fn named(planned: &Planned, outcome: &Outcome) -> Vec<(String, Descriptor)> {
+    let mut entries = Vec::new();
+    for (model, &node) in &planned.plan.indexes {
+        let version = &planned.workspace.models[model].version;
+        entries.push((format!("{model}-{version}"), descriptor(&outcome.outputs[node]["index"])));
+    }
+    for ((model, target), &node) in &planned.plan.images {
+        let mut image = descriptor(&outcome.outputs[node]["manifest"]);
+        image.platform = Some(execute::oci_platform(&planned.workspace.targets[target].platform));
+        let version = &planned.workspace.models[model].version;
+        entries.push((format!("{model}-{version}-{target}"), image));
+    }
+    entries
+}
+
+fn write_layout(paths: &Paths, planned: &Planned, outcome: &Outcome) -> Result<(), BuildError> {
+    aiot_oci::write_layout(&paths.images(), &planned.store, &named(planned, outcome)).map_err(BuildError::other)?;
+    Ok(())
+}
+
+fn push_all(
+    network: &Network,
+    planned: &Planned,
+    outcome: &Outcome,
+    prefix: &str,
+    events: Sink<'_>,
+) -> Result<aiot_oci::PushReceipt, BuildError> {
+    let mut items = Vec::new();
+    for ((model, target), &node) in &planned.plan.images {
+        let version = &planned.workspace.models[model].version;
+        items.push(PushItem {
+            repository: model.to_string(),
+            tag: Some(format!("{version}-{target}")),
+            descriptor: descriptor(&outcome.outputs[node]["manifest"]),
+        });
+    }
+    for (model, &node) in &planned.plan.indexes {
+        items.push(PushItem {
+            repository: model.to_string(),
+            tag: Some(planned.workspace.models[model].version.clone()),
+            descriptor: descriptor(&outcome.outputs[node]["index"]),
+        });
+    }
+    push(network, &planned.store, prefix, &items, &|item, receipt| {
+        events(Event::Note(format!(
+            "pushed {prefix}/{}:{} ({} blobs sent, {} there)",
+            item.repository,
+            item.tag.as_deref().unwrap_or_default(),
+            receipt.blobs_uploaded,
+            receipt.blobs_present + receipt.blobs_mounted
+        )));
+    })
+}
+
+/// All files below an environment's folder: every one of them is generated.
+fn generated_files(dir: &std::path::Path) -> Result<Vec<PathBuf>, BuildError> {
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
+        let entry = entry.map_err(|error| BuildError::Other(format!("cannot list {}: {error}", dir.display())))?;
+        if entry.file_type().is_file() {
+            files.push(entry.into_path());
+        }
+    }
+    Ok(files)
+}
+
+fn drift(committed: &BTreeMap<PathBuf, Vec<u8>>, stale_files: &[PathBuf]) -> Vec<(PathBuf, String)> {
+    let mut drift = Vec::new();
+    for (path, bytes) in committed {
+        let old = std::fs::read(path).unwrap_or_default();
+        if old != *bytes {
+            let (old, new) = (String::from_utf8_lossy(&old), String::from_utf8_lossy(bytes));
+            let diff = similar::TextDiff::from_lines(old.as_ref(), new.as_ref());
+            drift.push((path.clone(), diff.unified_diff().header("committed", "released").to_string()));
+        }
+    }
+    drift.extend(stale_files.iter().map(|path| (path.clone(), "no longer generated\n".to_owned())));
+    drift
+}

@@ -1,0 +1,271 @@
+//! Reads the declarations and checks them, with facts about the files that they name. All mistakes in one run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aiot_iothub::condition::Condition;
+use aiot_plan::compatibility::{self, ModelFacts};
+use aiot_plan::diagnose::{ConfigError, Site};
+use aiot_plan::{Model, ModelName, Texts, Workspace};
+
+use crate::error::{BuildError, io};
+use crate::observe::{FileIndex, read_small};
+use crate::paths::Paths;
+
+/// Longest model file that is looked at, 2 GiB (protobuf's own limit).
+const MODEL_LIMIT_BYTES: u64 = 2 << 30;
+/// Most labels of a model.
+const LABEL_LIMIT: usize = 100_000;
+
+/// Reads all declaration files.
+///
+/// # Errors
+/// A file that cannot be read. Missing `models.toml` or `targets.toml` say what to write.
+pub fn read_texts(paths: &Paths) -> Result<Texts, BuildError> {
+    let text = |name: &str| {
+        let bytes = read_small(&paths.root.join(name))?.ok_or_else(|| {
+            BuildError::Other(format!(
+                "there is no {name} in {}; run in the folder of the workspace, or begin with the sample in the README",
+                paths.root.display()
+            ))
+        })?;
+        String::from_utf8(bytes).map_err(|_| BuildError::Other(format!("{name} is not UTF-8 text")))
+    };
+    let mut texts = Texts { models: text("models.toml")?, targets: text("targets.toml")?, ..Texts::default() };
+    for name in names(&paths.root.join("deployments"))? {
+        if let Some(environment) = name.strip_suffix(".toml") {
+            texts.environments.insert(environment.to_owned(), text(&format!("deployments/{name}"))?);
+        }
+    }
+    for name in names(&paths.root.join("modules"))? {
+        if paths.root.join("modules").join(&name).join("src/main.rs").is_file() {
+            texts.modules.push(name);
+        }
+    }
+    Ok(texts)
+}
+
+/// Names of a folder's entries, sorted; none where there is no folder.
+fn names(dir: &Path) -> Result<Vec<String>, BuildError> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io("list", dir))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(io("list", dir))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Reads and checks all declarations.
+///
+/// # Errors
+/// [`BuildError::Config`] with every mistake of every file.
+pub fn check(paths: &Paths, files: &mut FileIndex) -> Result<Workspace, BuildError> {
+    let workspace = aiot_plan::resolve(&read_texts(paths)?).map_err(BuildError::Config)?;
+    let mut errors = Vec::new();
+    let mut facts = BTreeMap::new();
+    for model in workspace.models.values() {
+        if let Some(found) = check_model(paths, &workspace, model, files, &mut errors)? {
+            facts.insert(model.name.clone(), found);
+        }
+    }
+    check_conditions(&workspace, &mut errors);
+    errors.extend(compatibility::check(&workspace, &facts));
+    files.save()?;
+    if errors.is_empty() { Ok(workspace) } else { Err(BuildError::Config(errors)) }
+}
+
+/// The files of one model: there, the declared ones, and what is in them.
+fn check_model(
+    paths: &Paths,
+    workspace: &Workspace,
+    model: &Model,
+    files: &mut FileIndex,
+    errors: &mut Vec<ConfigError>,
+) -> Result<Option<ModelFacts>, BuildError> {
+    for (path, site) in [
+        (Some(&model.evaluation_path), Some(&model.sites.evaluation)),
+        (model.calibration_path.as_ref(), model.sites.calibration.as_ref()),
+    ] {
+        let (Some(path), Some(site)) = (path, site) else { continue };
+        if !paths.file(path).join("labels.csv").is_file() {
+            errors.push(
+                ConfigError::new(
+                    "files::dataset",
+                    site.clone(),
+                    format!("model `{}`: there is no data set in {path}", model.name),
+                    "needs a folder of inputs with a labels.csv",
+                )
+                .with_help("labels.csv has the header `file,label` and one line per input"),
+            );
+        }
+    }
+    if let (Some(path), Some(site)) = (&model.labels_path, &model.sites.labels)
+        && let Err(reason) = read_labels(paths, path)
+    {
+        let message = format!("model `{}`: the labels cannot be used", model.name);
+        errors.push(ConfigError::new("files::labels", site.clone(), message, reason.to_string()));
+    }
+    let path = paths.file(&model.path);
+    let Ok(metadata) = std::fs::metadata(&path) else {
+        errors.push(ConfigError::new(
+            "files::model",
+            model.sites.path.clone(),
+            format!("model `{}`: its file is missing", model.name),
+            "no such file",
+        ));
+        return Ok(None);
+    };
+    let digest = files.digest(&path)?;
+    if digest != model.digest {
+        errors.push(
+            ConfigError::new(
+                "files::digest",
+                model.sites.sha256.clone(),
+                format!("model `{}`: its file is another one", model.name),
+                format!("the file has {}", digest.hex()),
+            )
+            .with_help("if the new file is meant, write its digest here and raise the version"),
+        );
+    }
+    let problem = |message: String| {
+        ConfigError::new("files::onnx", model.sites.path.clone(), format!("model `{}` cannot be used", model.name), message)
+    };
+    if metadata.len() > MODEL_LIMIT_BYTES {
+        errors.push(problem(format!("{} bytes: larger than an ONNX file can be", metadata.len())));
+        return Ok(None);
+    }
+    let graph = match graph_facts(paths, &path, digest) {
+        Ok(graph) => graph,
+        Err(GraphError::Onnx(reason)) => {
+            errors.push(problem(reason));
+            return Ok(None);
+        }
+        Err(GraphError::Build(error)) => return Err(error),
+    };
+    let mut engine_problems = BTreeMap::new();
+    for target in model.targets.keys().map(|name| &workspace.targets[name]) {
+        let minor = aiot_plan::resolve::parse_version(&target.engine.version).map_or(0, |numbers| numbers[1]);
+        let list = aiot_onnx::problems(&graph, minor).iter().map(ToString::to_string).collect();
+        engine_problems.insert(target.engine.version.clone(), list);
+    }
+    Ok(Some(ModelFacts { size_bytes: metadata.len(), engine_problems }))
+}
+
+enum GraphError {
+    Onnx(String),
+    Build(BuildError),
+}
+
+/// What a graph needs, remembered by the file's digest: a check has 100 ms for hundreds of models.
+fn graph_facts(paths: &Paths, path: &Path, digest: aiot_oci::Digest) -> Result<aiot_onnx::ModelFacts, GraphError> {
+    let folder = paths.state.join("graphs").join(&env!("CODE_aiot_onnx")[..16]);
+    let memory = folder.join(digest.hex());
+    if let Some(facts) = std::fs::read(&memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+        return Ok(facts);
+    }
+    let bytes = std::fs::read(path).map_err(|error| GraphError::Build(io("read", path)(error)))?;
+    let model = aiot_onnx::Model::parse(bytes).map_err(|error| GraphError::Onnx(error.to_string()))?;
+    let facts = aiot_onnx::inspect(&model);
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        let file = tempfile::NamedTempFile::new_in(&folder)?;
+        std::fs::write(file.path(), serde_json::to_vec(&facts)?)?;
+        file.persist(&memory)?;
+        Ok(())
+    };
+    write().map_err(|error| GraphError::Build(io("write", &memory)(error)))?;
+    Ok(facts)
+}
+
+/// The labels of a model, one a line.
+///
+/// # Errors
+/// A file that is missing, empty, or has an empty or repeated label.
+pub fn read_labels(paths: &Paths, path: &str) -> Result<Vec<String>, BuildError> {
+    let fail = |reason: String| BuildError::Other(format!("{path}: {reason}"));
+    let bytes = read_small(&paths.file(path))?.ok_or_else(|| fail("no such file".to_owned()))?;
+    parse_labels(&bytes).map_err(fail)
+}
+
+/// The labels in a file's bytes.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse_labels(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
+    let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    if labels.is_empty() || labels.len() > LABEL_LIMIT {
+        return Err(format!("{} labels: expected 1 to {LABEL_LIMIT}, one a line", labels.len()));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, label) in labels.iter().enumerate() {
+        if label.is_empty() || !seen.insert(label) {
+            return Err(format!("line {}: empty or repeated label `{label}`", index + 1));
+        }
+    }
+    Ok(labels)
+}
+
+/// Conditions of targets, models and rings.
+fn check_conditions(workspace: &Workspace, errors: &mut Vec<ConfigError>) {
+    let mut one = |text: &str, site: &Site| {
+        if let Err(error) = text.parse::<Condition>() {
+            errors.push(
+                ConfigError::new(
+                    "hub::condition",
+                    site.clone(),
+                    format!("the condition `{text}` is none"),
+                    error.to_string(),
+                )
+                .with_help("for example tags.device = 'rpi-arm64' AND tags.line IN ['1', '2']"),
+            );
+        }
+    };
+    for target in workspace.targets.values() {
+        one(&target.condition, &target.condition_site);
+    }
+    for model in workspace.models.values() {
+        if let (Some(text), Some(site)) = (&model.edge.condition, &model.sites.condition) {
+            one(text, site);
+        }
+    }
+    for environment in workspace.environments.values() {
+        for ring in &environment.rings {
+            if let Some(text) = &ring.condition {
+                one(text, &ring.site);
+            }
+        }
+    }
+}
+
+/// A model of the workspace by name.
+///
+/// # Errors
+/// With the names that there are.
+pub fn find_model<'a>(workspace: &'a Workspace, name: &str) -> Result<&'a Model, BuildError> {
+    ModelName::new(name).and_then(|name| workspace.models.get(&name)).ok_or_else(|| {
+        let known = workspace.models.keys().map(ModelName::as_str);
+        BuildError::Other(format!(
+            "there is no model `{name}`: {}",
+            aiot_plan::diagnose::suggest("models.toml", name, known)
+        ))
+    })
+}
+
+/// A target of the workspace by name.
+///
+/// # Errors
+/// With the names that there are.
+pub fn find_target<'a>(workspace: &'a Workspace, name: &str) -> Result<&'a aiot_plan::Target, BuildError> {
+    aiot_plan::TargetName::new(name).and_then(|name| workspace.targets.get(&name)).ok_or_else(|| {
+        let known = workspace.targets.keys().map(aiot_plan::TargetName::as_str);
+        BuildError::Other(format!(
+            "there is no target `{name}`: {}",
+            aiot_plan::diagnose::suggest("targets.toml", name, known)
+        ))
+    })
+}

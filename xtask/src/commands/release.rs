@@ -1,0 +1,119 @@
+//! `cargo xtask release`
+
+use std::path::Path;
+
+use aiot_build::BuildError;
+use aiot_build::paths::Paths;
+use aiot_build::release::{Options, Report, release};
+
+use crate::output::{Format, bytes, table};
+use crate::progress::Progress;
+
+/// How to release.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Fail instead of changing aiot.lock, calibration.toml or measured.json
+    #[arg(long)]
+    locked: bool,
+    /// Build from the store, without the network
+    #[arg(long)]
+    offline: bool,
+    /// Write nothing; exit with 2 and show the difference where committed files are not up to date
+    #[arg(long)]
+    check: bool,
+    /// Write manifests only for these environments [default: all]
+    #[arg(long, value_name = "NAME")]
+    environment: Vec<String>,
+    /// Push images to this registry, for example localhost:5000/aiot
+    #[arg(long, value_name = "REGISTRY/PREFIX")]
+    push: Option<String>,
+    /// Actions at the same time [default: one per core]
+    #[arg(long, short, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+/// Releases and prints the table.
+pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
+    let progress = Progress::new();
+    let options = Options {
+        locked: arguments.locked,
+        offline: arguments.offline,
+        check: arguments.check,
+        environments: arguments.environment.clone(),
+        push: arguments.push.clone(),
+        jobs: super::jobs(arguments.jobs),
+    };
+    let result = release(paths, &options, &|event| progress.show(event));
+    progress.finish();
+    let report = result?;
+    match format {
+        Format::Text => print(paths, &report, arguments),
+        Format::Json => println!("{:#}", json(&report)),
+    }
+    if report.drift.is_empty() {
+        return Ok(crate::EXIT_OK);
+    }
+    let names: Vec<String> = report.drift.iter().map(|(path, _)| path.display().to_string()).collect();
+    eprintln!("error: {}", BuildError::Drift(names));
+    Ok(crate::EXIT_DRIFT)
+}
+
+fn json(report: &Report) -> serde_json::Value {
+    serde_json::json!({
+        "schema": 1,
+        "images": report.rows,
+        "actions": report.total,
+        "ran": report.ran,
+        "written": report.written,
+        "drift": report.drift.iter().map(|(path, _)| path).collect::<Vec<_>>(),
+    })
+}
+
+fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
+    let rows: Vec<Vec<String>> = report
+        .rows
+        .iter()
+        .map(|row| {
+            vec![
+                row.model.to_string(),
+                row.target.clone(),
+                row.precision.to_string(),
+                bytes(row.size_bytes),
+                row.digest.short(),
+                format!("{} {:.4} → {:.4}", row.metric, row.float, row.shipped),
+                if row.rebuilt.is_empty() { "nothing".to_owned() } else { row.rebuilt.join("; ") },
+            ]
+        })
+        .collect();
+    if report.ran == 0 {
+        let short: Vec<Vec<String>> = rows.into_iter().map(|row| row[..6].to_vec()).collect();
+        print!("{}", table(&["model", "target", "as", "size>", "image", "quality"], &short));
+    } else {
+        print!("{}", table(&["model", "target", "as", "size>", "image", "quality", "rebuilt, and why"], &rows));
+    }
+    for (path, text) in &report.drift {
+        println!("\n{}:\n{text}", path.display());
+    }
+    for path in &report.written {
+        println!("wrote {}", path.display());
+    }
+    if let Some(pushed) = &report.pushed {
+        println!(
+            "pushed {}: {} blobs sent ({}), {} there already",
+            arguments.push.as_deref().unwrap_or_default(),
+            pushed.blobs_uploaded,
+            bytes(pushed.uploaded_bytes),
+            pushed.blobs_present + pushed.blobs_mounted
+        );
+    }
+    if !arguments.check {
+        let images = paths.images();
+        let shown = images.strip_prefix(&paths.root).unwrap_or(Path::new("dist/images"));
+        println!("images in {}", shown.display());
+    }
+    if report.ran == 0 && report.written.is_empty() && report.drift.is_empty() {
+        println!("nothing to do: {} actions are up to date", report.total);
+    } else {
+        println!("{} of {} actions ran", report.ran, report.total);
+    }
+}
