@@ -15,7 +15,7 @@
 //! | [`layer`] | USTAR layers field by field, plain or gzip; reading foreign layers with bounds |
 //! | [`image`] | config, manifest and index from layers |
 //! | [`layout`], [`validate`] | the OCI image layout that a release leaves, and its check |
-//! | [`reference`] | `registry/repository:tag@digest` |
+//! | [`mod@reference`] | `registry/repository:tag@digest` |
 //! | [`registry`] | push and pull over HTTP; the only asynchronous part |
 //!
 //! The same inputs give the same bytes on any machine: no time, owner, path or hash-map order gets into a blob.

@@ -15,6 +15,7 @@ mod credentials;
 mod http;
 mod pull;
 mod push;
+mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};

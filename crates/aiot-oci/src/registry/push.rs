@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use aiot_package::Digest;
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, LOCATION};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
 
 use super::auth::Access;
-use super::http::{Backoff, Body, Request, SentCallback};
+use super::http::{Body, Request};
 use super::pull::MANIFEST_TYPES;
-use super::{RegistryClient, RegistryError, Retry};
+use super::upload::Mount;
+use super::{RegistryClient, RegistryError};
 use crate::document::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::image;
 use crate::layout::MAX_INDEX_DEPTH;
@@ -55,7 +56,7 @@ impl fmt::Debug for PushOptions {
 }
 
 impl PushOptions {
-    fn tell(&self, event: PushEvent) {
+    pub(super) fn tell(&self, event: PushEvent) {
         if let Some(on_event) = &self.on_event {
             on_event(&event);
         }
@@ -307,137 +308,6 @@ impl RegistryClient {
         Ok(how)
     }
 
-    async fn has_blob(&self, access: &Access, blob: &Descriptor) -> Result<bool, RegistryError> {
-        let url = self.url(&access.repository, &format!("blobs/{}", blob.digest))?;
-        let request = Request::new(Method::HEAD, url);
-        let response = self.send(access, &request).await?;
-        match response.status() {
-            StatusCode::OK => Ok(true),
-            // 405: a registry that cannot tell; then it gets the blob.
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(false),
-            _ => Err(self.status_error(&request, response).await),
-        }
-    }
-
-    async fn mount(&self, access: &Access, blob: &Descriptor, from: &str) -> Result<Mount, RegistryError> {
-        let access = Access {
-            mount_from: Some(from.to_owned()),
-            ..access.clone()
-        };
-        let mut url = self.url(&access.repository, "blobs/uploads/")?;
-        url.query_pairs_mut()
-            .append_pair("mount", &blob.digest.to_string())
-            .append_pair("from", from);
-        let request = Request::new(Method::POST, url);
-        match self.send(&access, &request).await {
-            Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
-            Ok(response) if response.status() == StatusCode::ACCEPTED => Ok(Mount::Session(
-                self.upload_location(&access, &request, &response)?,
-            )),
-            // Whoever may not read the other repository, or meets a registry that cannot mount, uploads.
-            Ok(_) | Err(RegistryError::Unauthorized { .. }) => Ok(Mount::Refused),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Sends a blob in one PUT, as often as it takes.
-    async fn upload(
-        &self,
-        store: &Store,
-        access: &Access,
-        blob: &Descriptor,
-        mut session: Option<Url>,
-        options: &PushOptions,
-    ) -> Result<(), RegistryError> {
-        if !store.contains(&blob.digest, blob.size) {
-            verify(store, blob).await?;
-        }
-        let mut backoff = Backoff::new(self.inner.options.retry);
-        loop {
-            let url = match session.take() {
-                Some(url) => url,
-                None => self.start_upload(access).await?,
-            };
-            match self.put_blob(store, access, blob, url, options).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.retry() != Retry::Never => {
-                    if !backoff.again(&error).await {
-                        return Err(error);
-                    }
-                    // The blob may have arrived and only the answer got lost.
-                    if self.has_blob(access, blob).await? {
-                        return Ok(());
-                    }
-                }
-                Err(error) => {
-                    // A registry that refuses the bytes may be right: then the fault is ours, and named.
-                    if matches!(error, RegistryError::Status { status: 400, .. }) {
-                        verify(store, blob).await?;
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    async fn start_upload(&self, access: &Access) -> Result<Url, RegistryError> {
-        let request = Request::new(Method::POST, self.url(&access.repository, "blobs/uploads/")?);
-        let response = self.send(access, &request).await?;
-        if response.status() != StatusCode::ACCEPTED {
-            return Err(self.status_error(&request, response).await);
-        }
-        self.upload_location(access, &request, &response)
-    }
-
-    async fn put_blob(
-        &self,
-        store: &Store,
-        access: &Access,
-        blob: &Descriptor,
-        mut url: Url,
-        options: &PushOptions,
-    ) -> Result<(), RegistryError> {
-        url.query_pairs_mut()
-            .append_pair("digest", &blob.digest.to_string());
-        let mut request = Request::new(Method::PUT, url);
-        request.content_type = Some("application/octet-stream".to_owned());
-        let (options, digest, size_bytes) = (options.clone(), blob.digest, blob.size);
-        let on_sent = move |position_bytes| {
-            options.tell(PushEvent::Sent {
-                digest,
-                position_bytes,
-                size_bytes,
-            })
-        };
-        request.body = Body::File {
-            path: store.path(&digest),
-            size: size_bytes,
-            on_sent: SentCallback(Arc::new(on_sent)),
-        };
-        let response = self.exchange(access, &request).await?;
-        match response.status() {
-            StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => Ok(()),
-            // The session is gone (a proxy changed, a replica lags): a new one may do.
-            StatusCode::NOT_FOUND => match self.status_error(&request, response).await {
-                RegistryError::Status {
-                    method,
-                    url,
-                    status,
-                    message,
-                    ..
-                } => Err(RegistryError::Status {
-                    method,
-                    url,
-                    status,
-                    message,
-                    retry: Retry::Later,
-                }),
-                other => Err(other),
-            },
-            _ => Err(self.status_error(&request, response).await),
-        }
-    }
-
     async fn put_manifest(
         &self,
         store: &Store,
@@ -505,54 +375,11 @@ impl RegistryClient {
                 .await?,
         )))
     }
-
-    fn upload_location(
-        &self,
-        access: &Access,
-        request: &Request,
-        response: &Response,
-    ) -> Result<Url, RegistryError> {
-        let location = response
-            .headers()
-            .get(LOCATION)
-            .and_then(|location| location.to_str().ok())
-            .ok_or_else(|| self.protocol_error(request, "it accepted an upload without saying where"))?;
-        let mut url = request
-            .url
-            .join(location)
-            .map_err(|_| self.protocol_error(request, "the address for the upload is no URL"))?;
-        let registry = self.registry_url(access.repository.registry())?;
-        if registry.scheme() == "https" && url.scheme() == "http" && url.host_str() == registry.host_str() {
-            // A registry behind a proxy that ends TLS does not know that it is reached by HTTPS.
-            let port = registry.port();
-            let upgraded = url.set_scheme("https").and_then(|()| url.set_port(port));
-            upgraded.map_err(|()| self.protocol_error(request, "the address for the upload is no URL"))?;
-        }
-        if url.scheme() != registry.scheme() && url.scheme() != "https" {
-            return Err(self.protocol_error(request, "it wants the upload over an unprotected connection"));
-        }
-        Ok(url)
-    }
-}
-
-enum Mount {
-    Done,
-    Session(Url),
-    Refused,
 }
 
 /// `Docker-Content-Digest`, which registries of the specification use too.
 fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
-}
-
-/// Reads a blob to its end, off the runtime's thread; the error names what is wrong with it.
-async fn verify(store: &Store, blob: &Descriptor) -> Result<(), RegistryError> {
-    let (store, digest) = (store.clone(), blob.digest);
-    match tokio::task::spawn_blocking(move || store.open_verified(&digest)?.finish()).await {
-        Ok(result) => Ok(result?),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
 
 /// Reads what is below `node`; an image that is the node itself is among the images.
