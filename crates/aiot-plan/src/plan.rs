@@ -10,7 +10,7 @@ use aiot_package::{Digest, Precision};
 use serde::Serialize;
 
 use crate::action::{Action, DirtyReason, Lookup, Output, PackageParameters, Record, Results, compare, key};
-use crate::declare::BuilderKind;
+use crate::declare::{BuilderKind, Granularity};
 use crate::lock::{ClosureRequest, Lock, LockedWheel, WheelRequest};
 use crate::names::{ModelName, ModuleName, TargetName};
 use crate::records::{calibration_subject, measured_subject};
@@ -246,6 +246,14 @@ struct Builder<'a> {
     unlocked: Unlocked,
 }
 
+/// The ranges of a model's tensors.
+struct Ranges {
+    source: Source,
+    /// What they are made from: known before they are made, so that a measurement that stands on them is the same
+    /// before and after they are committed.
+    subject: Digest,
+}
+
 /// The parts of a target that all its images share.
 struct TargetParts {
     /// Layers in order, each an input name and where it comes from.
@@ -393,7 +401,7 @@ impl Builder<'_> {
     }
 
     /// The ranges: the committed record where it was made from what is declared, else an action.
-    fn calibration(&mut self, model: &Model, source: usize, engine: Option<usize>) -> Option<Source> {
+    fn calibration(&mut self, model: &Model, source: usize, engine: Option<usize>) -> Option<Ranges> {
         if !model.needs_calibration(self.workspace) {
             return None;
         }
@@ -402,7 +410,10 @@ impl Builder<'_> {
         if let Some((recorded, file)) = self.facts.calibrations.get(&model.name)
             && *recorded == subject
         {
-            return Some(Source::Given(*file));
+            return Some(Ranges {
+                source: Source::Given(*file),
+                subject,
+            });
         }
         let node = self.add(
             format!("calibrate {}", model.name),
@@ -419,7 +430,10 @@ impl Builder<'_> {
             &["aiot-onnx", "aiot-inference"],
         );
         self.plan.calibrations.insert(model.name.clone(), node);
-        Some(output(node, "ranges"))
+        Some(Ranges {
+            source: output(node, "ranges"),
+            subject,
+        })
     }
 
     /// The variant's file, its measurement, and the golden outputs to bake: the committed ones where they were made
@@ -429,21 +443,26 @@ impl Builder<'_> {
         model: &Model,
         precision: Precision,
         source: usize,
-        calibration: Option<&Source>,
+        calibration: Option<&Ranges>,
         engine: Option<usize>,
     ) -> (Source, usize, Source) {
         let name = &model.name;
-        let ranges = matches!(precision, Precision::Int8 | Precision::Int8Symmetric)
-            .then_some(calibration)
-            .flatten();
+        let is_int8 = matches!(precision, Precision::Int8 | Precision::Int8Symmetric);
+        let ranges = is_int8.then_some(calibration).flatten();
+        // Other variants have no scales: how they are cut must not make these anew.
+        let granularity = if is_int8 {
+            model.granularity
+        } else {
+            Granularity::default()
+        };
         let variant = if precision == Precision::Float32 {
             output(source, "model")
         } else {
             let mut inputs = vec![("model", output(source, "model"))];
-            inputs.extend(ranges.map(|ranges| ("calibration ranges", ranges.clone())));
+            inputs.extend(ranges.map(|ranges| ("calibration ranges", ranges.source.clone())));
             let action = Action::Quantize {
                 precision,
-                granularity: model.granularity,
+                granularity,
             };
             output(
                 self.add(
@@ -461,19 +480,13 @@ impl Builder<'_> {
             .as_deref()
             .and_then(|path| self.facts.files.get(path).copied());
         let parameters = package_parameters(model);
-        let known_ranges = match ranges {
-            Some(Source::Given(digest)) => Some(*digest),
-            // Ranges that are yet to be made: no committed measurement can stand on them.
-            Some(Source::Output { .. }) => Some(Digest::of(b"ranges to be made")),
-            None => None,
-        };
         let subject = measured_subject(
             model.digest,
-            known_ranges,
+            ranges.map(|ranges| ranges.subject),
             evaluation,
             labels,
             precision,
-            model.granularity,
+            granularity,
             model.metric,
             &parameters,
             tools::HOST_ENGINE_VERSION,
@@ -498,6 +511,8 @@ impl Builder<'_> {
             &["aiot-inference"],
         );
         let golden = match self.facts.measurements.get(&(name.clone(), precision)) {
+            // Ranges that are made now may be others than those that the measurement stands on.
+            _ if self.plan.calibrations.contains_key(name) && is_int8 => output(measure, "measured"),
             Some((recorded, entry)) if *recorded == subject => Source::Given(*entry),
             _ => output(measure, "measured"),
         };

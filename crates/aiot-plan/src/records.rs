@@ -159,7 +159,7 @@ pub fn calibration_subject(
     }))
 }
 
-/// The subject of a measurement.
+/// The subject of a measurement; `calibration` is the subject of the ranges, for the variants that have some.
 #[allow(
     clippy::too_many_arguments,
     reason = "a list of everything that a measurement depends on"
