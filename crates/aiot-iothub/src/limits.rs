@@ -2,6 +2,8 @@
 //!
 //! Source of the numbers: docs, device twins, quotas and throttling, limits and restrictions of IoT Edge.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::create_options::PIECE_COUNT_LIMIT;
@@ -121,6 +123,24 @@ pub(crate) fn check_device(target: &str, merged: &Merged, errors: &mut Vec<Manif
         check_value(&place, &mut Vec::new(), &desired, errors);
     }
     used
+}
+
+/// Takes the larger use of each limit into `used`; limits that are new come last.
+pub(crate) fn take_most(used: &mut Vec<UsedOf>, more: Vec<UsedOf>) {
+    let mut places: BTreeMap<String, usize> = used
+        .iter()
+        .enumerate()
+        .map(|(place, known)| (known.what.clone(), place))
+        .collect();
+    for new in more {
+        match places.get(&new.what) {
+            Some(&place) => used[place].used = used[place].used.max(new.used),
+            None => {
+                places.insert(new.what.clone(), used.len());
+                used.push(new);
+            }
+        }
+    }
 }
 
 /// Checks the number of deployments that a release puts on the hub.
@@ -322,6 +342,19 @@ mod tests {
                 .into(),
             &["bytes: 36873 of 32768"],
         );
+    }
+
+    #[test]
+    fn the_larger_use_counts() {
+        let of = |what: &str, used: u64| UsedOf {
+            what: what.to_owned(),
+            used,
+            limit: 9,
+        };
+        let mut used = Vec::new();
+        take_most(&mut used, vec![of("a", 1), of("b", 5)]);
+        take_most(&mut used, vec![of("c", 2), of("b", 3), of("a", 4)]);
+        assert_eq!(used, [of("a", 4), of("b", 5), of("c", 2)]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use aiot_package::Digest;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::condition::Condition;
+use crate::condition::{Condition, overlap};
 use crate::error::{ManifestError, Problem};
 use crate::json::pretty;
 use crate::limits::{self, UsedOf};
@@ -178,11 +178,12 @@ impl<'a> Rendering<'a> {
             vec![devices.clone()],
             errors,
         );
-        let mut contents = Vec::new();
+        let (mut contents, mut layer_conditions) = (Vec::new(), Vec::new());
         for (number, layer) in self.layers(index).into_iter().enumerate() {
             let priority = FIRST_LAYER_PRIORITY + number as u32;
             let content = manifest::layer(release, target, &layer.modules, errors);
             let names = layer.modules.iter().map(|module| module.name.clone()).collect();
+            layer_conditions.push(Condition::all_of([devices.clone(), layer.condition.clone()]));
             let parts = vec![devices.clone(), layer.condition];
             self.add(
                 target,
@@ -197,19 +198,31 @@ impl<'a> Rendering<'a> {
             contents.push((priority, content));
         }
 
-        // A device that matches every condition of the target has the most: what fits it fits all.
-        let layers: Vec<_> = contents
-            .iter()
-            .map(|(priority, content)| (*priority, content))
-            .collect();
         // Keys made of refused names would only be reported again.
         let named = !errors
             .iter()
             .any(|error| matches!(error.problem, Problem::Name { .. }));
-        let used = match merge::merge(&base, &layers) {
-            Ok(merged) if named => limits::check_device(&target.name, &merged, errors),
-            _ => Vec::new(),
-        };
+        let mut used: Vec<UsedOf> = Vec::new();
+        // A device has the most where it matches all conditions that can be true together: what fits those fits all.
+        for group in overlap::groups(&layer_conditions) {
+            let layers: Vec<_> = group
+                .iter()
+                .map(|&index| (contents[index].0, &contents[index].1))
+                .collect();
+            let Ok(merged) = merge::merge(&base, &layers) else {
+                continue;
+            };
+            if named {
+                let mut found = Vec::new();
+                limits::take_most(&mut used, limits::check_device(&target.name, &merged, &mut found));
+                // Groups share layers, and so their mistakes.
+                for error in found {
+                    if !errors.contains(&error) {
+                        errors.push(error);
+                    }
+                }
+            }
+        }
         TargetLimits {
             target: Some(target.name.clone()),
             used,

@@ -270,6 +270,19 @@ fn limits() {
         },
         &["target `pi`: modules on a device: 51 of 50"],
     );
+    // Devices of different sites do not share a budget; modules for all sites count at each.
+    let sites = |everywhere: usize| {
+        move |release: &mut Release| {
+            let modules = (0..60 + everywhere).map(|n| {
+                let mut module = module(&format!("m{n}"), '1');
+                module.condition = (n < 60).then(|| format!("tags.site = '{}'", n % 3));
+                module
+            });
+            release.targets[0].modules = modules.collect();
+        }
+    };
+    check(sites(28), &[]);
+    check(sites(29), &["target `pi`: modules on a device: 51 of 50"]);
     check(
         |release| release.targets[0].create_options = object(json!({"Labels": {"l": "x".repeat(3900)}})),
         &[],

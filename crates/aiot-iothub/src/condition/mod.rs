@@ -7,6 +7,7 @@
 //! monitoring: tags or deviceId).
 
 mod evaluate;
+pub(crate) mod overlap;
 mod parse;
 
 use std::fmt;
