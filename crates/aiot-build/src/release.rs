@@ -57,6 +57,8 @@ pub struct Report {
     pub drift: Vec<(PathBuf, String)>,
     /// What was pushed.
     pub pushed: Option<aiot_oci::PushReceipt>,
+    /// The host's ONNX Runtime in the store; `None` where no model needs one.
+    pub host_engine: Option<PathBuf>,
 }
 
 /// Everything up to the plan.
@@ -203,6 +205,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
         written: Vec::new(),
         drift: Vec::new(),
         pushed: None,
+        host_engine: host_engine(&planned, &outcome),
     };
     let relative = |path: &PathBuf| path.strip_prefix(&paths.root).unwrap_or(path).to_owned();
     if options.check {
@@ -221,6 +224,20 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
         report.written.push(relative(&path));
     }
     Ok(report)
+}
+
+/// The library that evaluated the models on this machine.
+fn host_engine(planned: &Planned, outcome: &Outcome) -> Option<PathBuf> {
+    let wanted = aiot_plan::tools::host_engine(&planned.observation.facts.host_architecture);
+    planned.plan.nodes.iter().zip(&outcome.outputs).find_map(|(node, outputs)| match &node.action {
+        aiot_plan::action::Action::FetchEngine { wheel }
+            if (&wheel.package, &wheel.platform) == (&wanted.package, &wanted.platform)
+                && wheel.version == wanted.version =>
+        {
+            Some(planned.store.path(&outputs["library"].digest))
+        }
+        _ => None,
+    })
 }
 
 /// Runs the plan.
