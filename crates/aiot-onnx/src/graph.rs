@@ -6,14 +6,17 @@ use crate::check::domain;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
+/// A node's name, its first output where it has none.
+pub(crate) fn node_name(node: &NodeProto) -> &str {
+    match node.name() {
+        "" => node.output.first().map_or("", String::as_str),
+        name => name,
+    }
+}
+
 /// How people and errors call a node.
 pub(crate) fn node_label(node: &NodeProto) -> String {
-    let name = if node.name().is_empty() {
-        node.output.first().map_or("", String::as_str)
-    } else {
-        node.name()
-    };
-    format!("node `{name}` ({})", node.op_type())
+    format!("node `{}` ({})", node_name(node), node.op_type())
 }
 
 /// Whether a node is this operator of the default domain.

@@ -21,6 +21,7 @@ mod graph;
 mod inspect;
 mod model;
 mod operators;
+mod parallel;
 mod prepare;
 pub mod proto;
 mod quantize;
@@ -38,6 +39,7 @@ pub use inspect::{Dimension, ModelFacts, OperatorUse, TensorFacts, inspect};
 pub use model::Model;
 pub use prepare::prepare;
 pub use quantize::{
-    Activations, NodeOutcome, NodeReport, QuantizeReport, calibration_tensors, quantize_static, with_outputs,
+    Activations, ChannelAxis, Granularity, NodeOutcome, NodeReport, QuantizeReport, StaticOptions,
+    calibration_tensors, input_channels, quantize_static, with_outputs,
 };
 pub use ranges::{Range, Ranges};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aiot_inference::{calibrate, dataset::Dataset};
 use aiot_oci::Digest;
-use aiot_onnx::{Activations, Range, Ranges};
+use aiot_onnx::{Activations, Range, Ranges, StaticOptions};
 use aiot_package::{InputSpec, Precision};
 use aiot_plan::ModelName;
 use aiot_plan::action::Output;
@@ -73,9 +73,15 @@ impl Task<'_> {
         for (tensor, [min, max]) in calibration.ranges {
             ranges.insert(tensor, Range { min, max });
         }
-        let _ = granularity;
+        let options = StaticOptions {
+            granularity: match granularity {
+                Granularity::PerChannel => aiot_onnx::Granularity::PerChannel,
+                Granularity::PerTensor => aiot_onnx::Granularity::PerTensor,
+            },
+            ..StaticOptions::new(activations)
+        };
         let (model, report) =
-            aiot_onnx::quantize_static(prepared, &ranges, activations).map_err(|error| self.fail(error))?;
+            aiot_onnx::quantize_static(prepared, &ranges, &options).map_err(|error| self.fail(error))?;
         if report.quantized() == 0 {
             return Err(self.fail("no node of this model can be quantized; set quantization.scheme = \"none\""));
         }

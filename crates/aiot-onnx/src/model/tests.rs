@@ -5,7 +5,7 @@ use crate::graph::new_node;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::tensor_proto::{DataLocation, DataType};
 use crate::proto::{AttributeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto};
-use crate::quantize::{Activations, calibration_tensors, quantize_static};
+use crate::quantize::{Activations, StaticOptions, calibration_tensors, quantize_static};
 use crate::ranges::{Range, Ranges};
 use crate::testing::{Builder, value};
 use crate::{inspect, prepare, tensor, to_float16};
@@ -310,7 +310,7 @@ fn exercise(model: &Model) {
         ranges.insert(name, Range { min: -1.0, max: 1.0 });
     }
     for activations in [Activations::U8Asymmetric, Activations::S8Symmetric] {
-        if let Ok((quantized, _)) = quantize_static(&prepared, &ranges, activations) {
+        if let Ok((quantized, _)) = quantize_static(&prepared, &ranges, &StaticOptions::new(activations)) {
             Model::parse(quantized.to_bytes()).unwrap();
         }
     }

@@ -14,11 +14,12 @@ mod tests;
 mod weights;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{OnnxError, QuantizeError};
+use crate::graph::{is, node_name};
 use crate::model::Model;
 use crate::proto::tensor_proto::DataType;
 use crate::proto::{TypeProto, ValueInfoProto, type_proto};
@@ -36,6 +37,52 @@ pub enum Activations {
     /// For TensorRT, which takes nothing else: s8 with zero point 0. Only the inputs of weighted nodes are quantized,
     /// as TensorRT wants it to fuse Conv, Add and Relu into one kernel. A CPU runs such a file in float.
     S8Symmetric,
+}
+
+/// How many scales a weight gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Granularity {
+    /// One for the whole weight: smaller, and for engines that know no other.
+    PerTensor,
+    /// One per output channel.
+    PerChannel,
+}
+
+/// How [`quantize_static`] quantizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticOptions {
+    /// How activations are stored.
+    pub activations: Activations,
+    /// How many scales a weight gets.
+    pub granularity: Granularity,
+    /// Nodes that stay float, by the name that a [`NodeReport`] gives them.
+    pub float_nodes: BTreeSet<String>,
+    /// Means of the channels of weighted nodes' inputs over the calibration samples, see [`input_channels`]: what the
+    /// rounding of a weight adds to its outputs on average is taken out of the bias. An input without an entry is
+    /// not corrected.
+    pub input_means: BTreeMap<String, Vec<f32>>,
+}
+
+impl StaticOptions {
+    /// One scale per output channel, every node that can be quantized, no bias correction.
+    pub fn new(activations: Activations) -> StaticOptions {
+        StaticOptions {
+            activations,
+            granularity: Granularity::PerChannel,
+            float_nodes: BTreeSet::new(),
+            input_means: BTreeMap::new(),
+        }
+    }
+}
+
+/// Which axis of a weighted node's input holds its channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelAxis {
+    /// The one after the batch: convolutions.
+    Second,
+    /// The last: Gemm and MatMul.
+    Last,
 }
 
 /// What became of one node.
@@ -92,7 +139,7 @@ pub fn calibration_tensors(prepared: &Model) -> Vec<String> {
     let graph = prepared.graph();
     let mut wanted = BTreeSet::new();
     for activations in [Activations::U8Asymmetric, Activations::S8Symmetric] {
-        let plan = Plan::new(graph, prepared.opset(), activations, None);
+        let plan = Plan::new(graph, prepared.opset(), &StaticOptions::new(activations), None);
         wanted.extend(plan.tensors.into_values());
     }
     let inputs = graph.input.iter().map(|input| input.name());
@@ -106,6 +153,24 @@ pub fn calibration_tensors(prepared: &Model) -> Vec<String> {
         .filter(|name| wanted.contains(*name))
         .map(str::to_owned)
         .collect()
+}
+
+/// The inputs of weighted nodes whose bias can be corrected, and where their channels are; see
+/// [`StaticOptions::input_means`].
+pub fn input_channels(prepared: &Model) -> BTreeMap<String, ChannelAxis> {
+    let graph = prepared.graph();
+    let options = StaticOptions::new(Activations::U8Asymmetric);
+    let plan = Plan::new(graph, prepared.opset(), &options, None);
+    let mut inputs = BTreeMap::new();
+    for node in plan.weighted.iter().map(|&position| &graph.node[position]) {
+        let axis = if is(node, "Conv") {
+            ChannelAxis::Second
+        } else {
+            ChannelAxis::Last
+        };
+        inputs.insert(node.input[0].clone(), axis);
+    }
+    inputs
 }
 
 /// The model with further float32 outputs, so that an engine that runs it shows these tensors.
@@ -149,21 +214,18 @@ pub fn with_outputs(prepared: &Model, names: &[String]) -> Result<Model, OnnxErr
 pub fn quantize_static(
     prepared: &Model,
     ranges: &Ranges,
-    activations: Activations,
+    options: &StaticOptions,
 ) -> Result<(Model, QuantizeReport), QuantizeError> {
     let graph = prepared.graph();
-    let plan = Plan::new(graph, prepared.opset(), activations, Some(ranges));
+    let plan = Plan::new(graph, prepared.opset(), options, Some(ranges));
     let anything = plan.outcomes.contains(&NodeOutcome::Quantized);
     let quantized = if anything {
-        write::write(prepared, &plan, ranges, activations)?
+        write::write(prepared, &plan, ranges, options)?
     } else {
         prepared.clone()
     };
     let report_of = |(node, outcome): (&crate::proto::NodeProto, &NodeOutcome)| NodeReport {
-        node: match node.name() {
-            "" => node.output.first().cloned().unwrap_or_default(),
-            name => name.to_owned(),
-        },
+        node: node_name(node).to_owned(),
         operator: node.op_type().to_owned(),
         outcome: outcome.clone(),
     };

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::roles::{Role, is_attention, is_float, role};
-use super::{Activations, NodeOutcome};
-use crate::graph::{Index, is};
+use super::{Activations, NodeOutcome, StaticOptions};
+use crate::graph::{Index, is, node_name};
 use crate::proto::GraphProto;
 use crate::ranges::Ranges;
 
@@ -39,12 +39,14 @@ pub(super) struct Plan {
     pub folded: BTreeMap<String, String>,
     /// Quantized activations that exist only in 8 bits: float readers and graph outputs take the dequantized value.
     pub replaced: BTreeSet<String>,
+    /// Positions of the nodes whose weights are quantized.
+    pub weighted: Vec<usize>,
     /// Outputs of MatMul nodes with the constant that the next node adds as a bias.
     pub biases: BTreeMap<String, String>,
 }
 
 impl Plan {
-    pub fn new(graph: &GraphProto, opset: i64, activations: Activations, ranges: Option<&Ranges>) -> Plan {
+    pub fn new(graph: &GraphProto, opset: i64, options: &StaticOptions, ranges: Option<&Ranges>) -> Plan {
         let index = Index::new(graph);
         let attention = graph.node.iter().any(|node| is_attention(node, &index));
         let mut roles: Vec<Role> = graph
@@ -56,6 +58,11 @@ impl Plan {
             let reason = "the model's opset is below 13; prepare it first";
             roles.fill(Role::Float(reason.to_owned()));
         }
+        for (node, role) in graph.node.iter().zip(&mut roles) {
+            if options.float_nodes.contains(node_name(node)) {
+                *role = Role::Float("left in float for accuracy".to_owned());
+            }
+        }
         let mut planner = Planner {
             graph,
             index,
@@ -64,7 +71,7 @@ impl Plan {
         };
         planner.find_roots();
         let biases = planner.find_biases();
-        let plan = match activations {
+        let plan = match options.activations {
             Activations::U8Asymmetric => planner.plan_u8(ranges),
             Activations::S8Symmetric => planner.plan_s8(),
         };
@@ -262,6 +269,9 @@ impl<'a> Planner<'a> {
             tensors: BTreeMap::new(),
             folded: BTreeMap::new(),
             replaced: BTreeSet::new(),
+            weighted: (0..self.roles.len())
+                .filter(|&position| self.roles[position] == Role::Weighted)
+                .collect(),
             biases: BTreeMap::new(),
         }
     }

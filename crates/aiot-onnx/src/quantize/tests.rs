@@ -46,7 +46,8 @@ fn unit_ranges(model: &Model) -> Ranges {
 /// The quantized graph without the pairs' own nodes, `q:` before what is read from a pair.
 fn check(builder: &Builder, activations: Activations, expected: &[&str]) -> QuantizeReport {
     let model = builder.model();
-    let (quantized, report) = quantize_static(&model, &unit_ranges(&model), activations).unwrap();
+    let (quantized, report) =
+        quantize_static(&model, &unit_ranges(&model), &StaticOptions::new(activations)).unwrap();
     let short: Vec<String> = listing(&quantized)
         .into_iter()
         .filter(|line| !line.starts_with("QuantizeLinear") && !line.starts_with("DequantizeLinear"))
@@ -71,7 +72,8 @@ fn every_node_of_a_pair_is_written() {
     builder.conv("x", "a", [4, 3, 3, 3], 1, 1);
     builder.node("Relu", &["a"], "y");
     let model = builder.model();
-    let (quantized, report) = quantize_static(&model, &unit_ranges(&model), U8Asymmetric).unwrap();
+    let (quantized, report) =
+        quantize_static(&model, &unit_ranges(&model), &StaticOptions::new(U8Asymmetric)).unwrap();
     assert_eq!(
         listing(&quantized),
         [
@@ -88,7 +90,7 @@ fn every_node_of_a_pair_is_written() {
     assert_eq!(report.quantized(), 2);
     assert_eq!(report.nodes[1].outcome, NodeOutcome::FoldedIntoRange);
     assert_eq!(report.bytes_after, quantized.to_bytes().len() as u64);
-    let again = quantize_static(&model, &unit_ranges(&model), U8Asymmetric)
+    let again = quantize_static(&model, &unit_ranges(&model), &StaticOptions::new(U8Asymmetric))
         .unwrap()
         .0;
     assert_eq!(again.to_bytes(), quantized.to_bytes());
@@ -274,7 +276,7 @@ fn wild_ranges_keep_sums_in_float() {
             max: 1.0,
         },
     );
-    let (_, report) = quantize_static(&model, &ranges, U8Asymmetric).unwrap();
+    let (_, report) = quantize_static(&model, &ranges, &StaticOptions::new(U8Asymmetric)).unwrap();
     assert_eq!(
         report.nodes[2].outcome,
         NodeOutcome::Float("its ranges exceed 1000".to_owned())
@@ -288,7 +290,8 @@ fn nothing_to_quantize_changes_no_byte() {
     let model = builder.model();
     assert!(calibration_tensors(&model).is_empty());
     for activations in [U8Asymmetric, S8Symmetric] {
-        let (quantized, report) = quantize_static(&model, &Ranges::new(), activations).unwrap();
+        let (quantized, report) =
+            quantize_static(&model, &Ranges::new(), &StaticOptions::new(activations)).unwrap();
         assert_eq!(quantized.to_bytes(), model.to_bytes());
         assert_eq!(report.quantized(), 0);
     }
@@ -319,7 +322,7 @@ fn errors_name_the_tensor() {
     let mut builder = image();
     builder.conv("x", "y", [3, 3, 3, 3], 1, 1);
     let model = builder.model();
-    let error = quantize_static(&model, &Ranges::new(), U8Asymmetric).unwrap_err();
+    let error = quantize_static(&model, &Ranges::new(), &StaticOptions::new(U8Asymmetric)).unwrap_err();
     assert_eq!(
         error,
         QuantizeError::MissingRange {
@@ -335,13 +338,13 @@ fn errors_name_the_tensor() {
             max: f32::INFINITY,
         },
     );
-    let error = quantize_static(&model, &ranges, U8Asymmetric).unwrap_err();
+    let error = quantize_static(&model, &ranges, &StaticOptions::new(U8Asymmetric)).unwrap_err();
     assert!(matches!(error, QuantizeError::BadRange { tensor, .. } if tensor == "y"));
 
     builder.graph.initializer[0] = crate::tensor::from_floats("y_w", &[1, 3, 1, 1], &[0.0, f32::NAN, 1.0]);
     builder.graph.initializer[1] = crate::tensor::from_floats("y_b", &[1], &[0.0]);
     let model = builder.model();
-    let error = quantize_static(&model, &unit_ranges(&model), U8Asymmetric).unwrap_err();
+    let error = quantize_static(&model, &unit_ranges(&model), &StaticOptions::new(U8Asymmetric)).unwrap_err();
     assert!(matches!(error, QuantizeError::NotFinite { tensor, index: 1, .. } if tensor == "y_w"));
 }
 
@@ -364,7 +367,7 @@ fn quantized_outputs_are_close() {
     let ranges = calibrate(&model);
     // 8 bits carry about 50 dB; eight nodes in a row lose some of it.
     for (activations, least_db) in [(U8Asymmetric, 30.0), (S8Symmetric, 28.0)] {
-        let (quantized, report) = quantize_static(&model, &ranges, activations).unwrap();
+        let (quantized, report) = quantize_static(&model, &ranges, &StaticOptions::new(activations)).unwrap();
         if activations == U8Asymmetric {
             assert_eq!(report.quantized(), report.nodes.len());
         }
@@ -378,6 +381,95 @@ fn quantized_outputs_are_close() {
         }
         let sqnr_db = 10.0 * f64::log10(signal / noise);
         assert!(sqnr_db > least_db, "{activations:?}: {sqnr_db} dB");
+    }
+}
+
+#[test]
+fn one_scale_per_tensor_is_a_scalar() {
+    let mut builder = image();
+    builder.conv("x", "a", [4, 3, 3, 3], 1, 1);
+    builder.node("Relu", &["a"], "y");
+    let model = builder.model();
+    let options = StaticOptions {
+        granularity: Granularity::PerTensor,
+        ..StaticOptions::new(U8Asymmetric)
+    };
+    let (quantized, _) = quantize_static(&model, &unit_ranges(&model), &options).unwrap();
+    let graph = quantized.graph();
+    for name in ["a_w_scale", "a_w_zero_point", "a_b_scale", "a_b_zero_point"] {
+        let constant = graph
+            .initializer
+            .iter()
+            .find(|tensor| tensor.name() == name)
+            .unwrap();
+        assert!(constant.dims.is_empty(), "{name}");
+    }
+    assert!(
+        graph
+            .node
+            .iter()
+            .all(|node| crate::graph::attribute(node, "axis").is_none())
+    );
+}
+
+#[test]
+fn nodes_can_be_left_in_float() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.conv("a", "y", [3, 3, 3, 3], 1, 1);
+    let model = builder.model();
+    let options = StaticOptions {
+        float_nodes: BTreeSet::from([node_name(&model.graph().node[0]).to_owned()]),
+        ..StaticOptions::new(U8Asymmetric)
+    };
+    let (_, report) = quantize_static(&model, &unit_ranges(&model), &options).unwrap();
+    assert_eq!(
+        report.nodes[0].outcome,
+        NodeOutcome::Float("left in float for accuracy".to_owned())
+    );
+    assert_eq!(report.nodes[1].outcome, NodeOutcome::Quantized);
+}
+
+/// The average error of each output is what rounding the weights made of the inputs' averages; correction removes it.
+#[test]
+fn bias_correction_removes_the_average_error() {
+    for with_bias in [true, false] {
+        let mut builder = Builder::new(17);
+        builder.input("x", &[1, 12]);
+        builder.output("y", &[1, 4]);
+        builder.gemm("x", "y", 4, 12);
+        if !with_bias {
+            builder.graph.node[0].input.truncate(2);
+        }
+        let model = builder.model();
+        assert_eq!(
+            input_channels(&model),
+            BTreeMap::from([("x".to_owned(), ChannelAxis::Last)])
+        );
+        // Inputs that 8 bits hold exactly, so that the weights' rounding is the only error.
+        let input = Value::new(&[1, 12], (0..12).map(|i| f64::from(i * 20 + 15)).collect());
+        let mut ranges = Ranges::new();
+        ranges.insert("x", Range { min: 0.0, max: 255.0 });
+        let means: Vec<f32> = input.data.iter().map(|&value| value as f32).collect();
+        let error = |input_means| {
+            let options = StaticOptions {
+                input_means,
+                ..StaticOptions::new(U8Asymmetric)
+            };
+            let quantized = quantize_static(&model, &ranges, &options).unwrap().0;
+            let (float, int8) = (run(&model, &input), run(&quantized, &input));
+            let errors = float["y"]
+                .data
+                .iter()
+                .zip(&int8["y"].data)
+                .map(|(a, b)| (a - b).abs());
+            errors.fold(0.0, f64::max)
+        };
+        let (before, after) = (
+            error(BTreeMap::new()),
+            error(BTreeMap::from([("x".to_owned(), means)])),
+        );
+        assert!(before > 0.5 && after < 0.01, "{before} → {after}");
     }
 }
 

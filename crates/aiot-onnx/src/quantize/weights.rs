@@ -1,7 +1,9 @@
 //! From float numbers to 8-bit ones: activation scales, weights per output channel, biases.
 
+use super::Granularity;
 use crate::error::QuantizeError;
 use crate::graph::{int, is};
+use crate::parallel::parallel_map;
 use crate::proto::{NodeProto, TensorProto};
 use crate::ranges::Range;
 use crate::tensor;
@@ -63,6 +65,10 @@ pub(super) struct Layout {
     offsets: Vec<usize>,
     /// Whether kernels add up products in pairs.
     in_pairs: bool,
+    /// Input channels that one output channel sees; they are the fastest part of `offsets`.
+    inputs_per_group: usize,
+    /// Output channels that see the same input channels.
+    outputs_per_group: usize,
 }
 
 impl Layout {
@@ -87,6 +93,8 @@ impl Layout {
                 channel_stride: dims[1] * kernel,
                 offsets,
                 in_pairs: !depthwise,
+                inputs_per_group: dims[1].max(1),
+                outputs_per_group: (dims[0] / group).max(1),
             };
         }
         let transposed = is(node, "Gemm") && int(node, "transB", 0) != 0;
@@ -97,6 +105,8 @@ impl Layout {
                 channel_stride: dims[1],
                 offsets: (0..dims[1]).collect(),
                 in_pairs: true,
+                inputs_per_group: dims[1].max(1),
+                outputs_per_group: dims[0].max(1),
             },
             false => Layout {
                 channels: dims[1],
@@ -104,6 +114,8 @@ impl Layout {
                 channel_stride: 1,
                 offsets: (0..dims[0]).map(|k| k * dims[1]).collect(),
                 in_pairs: true,
+                inputs_per_group: dims[0].max(1),
+                outputs_per_group: dims[1].max(1),
             },
         }
     }
@@ -113,6 +125,11 @@ impl Layout {
         self.positions(channel)
             .map(|position| f64::from(values[position]))
             .collect()
+    }
+
+    /// Number of input channels of the node.
+    pub fn inputs(&self) -> usize {
+        self.channels.div_ceil(self.outputs_per_group) * self.inputs_per_group
     }
 
     fn positions(&self, channel: usize) -> impl Iterator<Item = usize> {
@@ -127,46 +144,104 @@ impl Layout {
 pub(super) struct QuantizedWeight {
     /// Same shape as the float weight.
     pub values: Vec<i8>,
-    /// One per output channel: `weight ≈ value * scale`.
+    /// One per output channel, or one for all: `weight ≈ value * scale`.
     pub scales: Vec<f32>,
 }
 
-/// Quantizes a weight to s8, symmetric, per output channel; values are in -127..=127 and the zero point is 0.
+impl QuantizedWeight {
+    /// The scale of an output channel.
+    pub fn scale(&self, channel: usize) -> f32 {
+        self.scales[channel.min(self.scales.len() - 1)]
+    }
+}
+
+/// Quantizes a weight to s8, symmetric; values are in -127..=127 and the zero point is 0.
 ///
-/// `least_scales`: for each channel the least scale that its bias can live with, 0 for none. With `saturation_safe`
-/// no pair of numbers that a kernel adds up in 16 bits can overflow there: a channel's scale is widened, or its widest
-/// pairs are clipped, whichever mix costs the least squared error.
+/// `least_scales`: for each output channel the least scale that its bias can live with, 0 for none. With
+/// `saturation_safe` no pair of numbers that a kernel adds up in 16 bits can overflow there: a scale is widened, or
+/// the widest pairs are clipped, whichever mix costs the least squared error.
 pub(super) fn quantize_weight(
     values: &[f32],
     layout: &Layout,
     least_scales: &[f64],
+    granularity: Granularity,
     saturation_safe: bool,
 ) -> QuantizedWeight {
-    let mut quantized = vec![0i8; values.len()];
-    let mut scales = Vec::with_capacity(layout.channels);
-    for (channel, &least) in least_scales.iter().enumerate() {
-        let numbers = layout.channel(values, channel);
-        let largest = numbers
-            .iter()
-            .fold(0.0f64, |largest, value| largest.max(value.abs()));
-        let mut scale = positive((largest / WEIGHT_MAX).max(least));
-        let in_pairs = saturation_safe && layout.in_pairs;
+    let in_pairs = saturation_safe && layout.in_pairs;
+    let scale_of = |channels: &[Vec<f64>], least: f64| {
+        let numbers = channels.iter().flatten();
+        let largest = numbers.fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let scale = positive((largest / WEIGHT_MAX).max(least));
         if in_pairs {
-            scale = safe_scale(&numbers, scale);
+            safe_scale(channels, scale)
+        } else {
+            scale
         }
-        let mut positions = layout.positions(channel);
-        for pair in numbers.chunks(2) {
-            let (first, second) = quantize_pair(pair, scale, in_pairs);
-            for (position, value) in positions.by_ref().zip([first, second]).take(pair.len()) {
-                quantized[position] = value as i8;
-            }
+    };
+    let scales: Vec<f32>;
+    let rows: Vec<Vec<i8>>;
+    match granularity {
+        Granularity::PerChannel => {
+            let channels = parallel_map(layout.channels, values.len(), |channel| {
+                let numbers = [layout.channel(values, channel)];
+                let scale = scale_of(&numbers, least_scales[channel]);
+                (scale, quantize_channel(&numbers[0], scale, in_pairs))
+            });
+            (scales, rows) = channels.into_iter().unzip();
         }
-        scales.push(scale);
+        Granularity::PerTensor => {
+            let channels: Vec<Vec<f64>> = (0..layout.channels)
+                .map(|channel| layout.channel(values, channel))
+                .collect();
+            let scale = scale_of(&channels, least_scales.iter().copied().fold(0.0, f64::max));
+            rows = channels
+                .iter()
+                .map(|numbers| quantize_channel(numbers, scale, in_pairs))
+                .collect();
+            scales = vec![scale];
+        }
+    }
+    let mut quantized = vec![0i8; values.len()];
+    for (channel, row) in rows.iter().enumerate() {
+        for (position, &value) in layout.positions(channel).zip(row) {
+            quantized[position] = value;
+        }
     }
     QuantizedWeight {
         values: quantized,
         scales,
     }
+}
+
+fn quantize_channel(numbers: &[f64], scale: f32, in_pairs: bool) -> Vec<i8> {
+    let mut row = Vec::with_capacity(numbers.len() + 1);
+    for pair in numbers.chunks(2) {
+        let (first, second) = quantize_pair(pair, scale, in_pairs);
+        row.extend([first as i8, second as i8]);
+    }
+    row.truncate(numbers.len());
+    row
+}
+
+/// What quantizing its weight adds to each output channel on average, when its input channels have these means.
+///
+/// `means`: one per input channel of the node. Padding is not seen: at a picture's edge the true shift is smaller.
+pub(super) fn output_shift(
+    values: &[f32],
+    layout: &Layout,
+    quantized: &QuantizedWeight,
+    means: &[f32],
+) -> Vec<f64> {
+    let shift = |channel: usize| {
+        let scale = f64::from(quantized.scale(channel));
+        let first_input = channel / layout.outputs_per_group * layout.inputs_per_group;
+        let errors = layout.positions(channel).enumerate().map(|(number, position)| {
+            let error = f64::from(quantized.values[position]) * scale - f64::from(values[position]);
+            error * f64::from(means[first_input + number % layout.inputs_per_group])
+        });
+        errors.sum()
+    };
+    (0..layout.channels).map(shift).collect()
 }
 
 /// Rounds half to even. Adding 1.5 × 2^52 leaves no bits for a fraction; several times faster than the function where
@@ -192,10 +267,9 @@ fn quantize_pair(pair: &[f64], scale: f32, in_pairs: bool) -> (f64, f64) {
 }
 
 /// The scale with the least squared error between `least`, where wide pairs are clipped, and the one at which none is.
-fn safe_scale(numbers: &[f64], least: f32) -> f32 {
-    let widest = numbers
-        .chunks(2)
-        .fold(0.0f64, |widest, pair| widest.max(pair.iter().sum::<f64>().abs()));
+fn safe_scale(channels: &[Vec<f64>], least: f32) -> f32 {
+    let pairs = || channels.iter().flat_map(|numbers| numbers.chunks(2));
+    let widest = pairs().fold(0.0f64, |widest, pair| widest.max(pair.iter().sum::<f64>().abs()));
     // Rounding adds at most 1 to a sum.
     let safe = positive(widest / (PAIR_MAX - 1.0));
     if safe <= least {
@@ -203,7 +277,7 @@ fn safe_scale(numbers: &[f64], least: f32) -> f32 {
     }
     let error = |scale: f32, bound: f64| {
         let mut error = 0.0;
-        for pair in numbers.chunks(2) {
+        for pair in pairs() {
             let (first, second) = quantize_pair(pair, scale, true);
             let first = first * f64::from(scale) - pair[0];
             let second = second * f64::from(scale) - pair.get(1).copied().unwrap_or(0.0);
@@ -232,25 +306,25 @@ pub(super) fn least_scales(bias: Option<&[f32]>, channels: usize, input_scale: f
     bias.map_or_else(|| vec![0.0; channels], |bias| bias.iter().map(least).collect())
 }
 
-/// A bias in 32 bits, one scale per channel.
+/// A bias in 32 bits.
 pub(super) struct QuantizedBias {
     /// One per channel.
     pub values: Vec<i32>,
-    /// `input_scale * weight_scale`.
+    /// `input_scale * weight_scale`, one per channel or one for all, as the weight has them.
     pub scales: Vec<f32>,
 }
 
 /// Quantizes a bias in the unit in which the integer kernel adds it: input scale × weight scale, zero point 0.
-pub(super) fn quantize_bias(bias: &[f32], input_scale: f32, weight_scales: &[f32]) -> QuantizedBias {
-    let unit = |scale: &f32| f64::from(input_scale) * f64::from(*scale);
-    let quantize = |(bias, scale): (&f32, &f32)| {
-        (f64::from(*bias) / unit(scale))
+pub(super) fn quantize_bias(bias: &[f64], input_scale: f32, weight: &QuantizedWeight) -> QuantizedBias {
+    let unit = |scale: f32| f64::from(input_scale) * f64::from(scale);
+    let quantize = |(channel, bias): (usize, &f64)| {
+        (bias / unit(weight.scale(channel)))
             .round_ties_even()
             .clamp(-2.0 * BIAS_MAX, 2.0 * BIAS_MAX - 1.0) as i32
     };
     QuantizedBias {
-        values: bias.iter().zip(weight_scales).map(quantize).collect(),
-        scales: weight_scales.iter().map(|scale| positive(unit(scale))).collect(),
+        values: bias.iter().enumerate().map(quantize).collect(),
+        scales: weight.scales.iter().map(|&scale| positive(unit(scale))).collect(),
     }
 }
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::plan::Plan;
 use super::roles::clip_bounds;
 use super::weights::{
-    Layout, Scale, asymmetric, finite, least_scales, quantize_bias, quantize_weight, symmetric,
+    Layout, Scale, asymmetric, finite, least_scales, output_shift, quantize_bias, quantize_weight, symmetric,
 };
-use super::{Activations, NodeOutcome};
+use super::{Activations, Granularity, NodeOutcome, StaticOptions};
 use crate::error::{OnnxError, QuantizeError};
 use crate::graph::{Index, Names, captures, int_attribute, is, new_node};
 use crate::model::Model;
@@ -23,7 +23,7 @@ pub(super) fn write(
     prepared: &Model,
     plan: &Plan,
     ranges: &Ranges,
-    activations: Activations,
+    options: &StaticOptions,
 ) -> Result<Model, QuantizeError> {
     let graph = prepared.graph();
     let mut writer = Writer {
@@ -31,7 +31,7 @@ pub(super) fn write(
         index: Index::new(graph),
         plan,
         ranges,
-        activations,
+        options,
         names: Names::new(graph),
         nodes: Vec::new(),
         initializers: Vec::new(),
@@ -83,7 +83,7 @@ struct Writer<'a> {
     index: Index<'a>,
     plan: &'a Plan,
     ranges: &'a Ranges,
-    activations: Activations,
+    options: &'a StaticOptions,
     names: Names,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
@@ -108,7 +108,7 @@ impl Writer<'_> {
         for input in &mut written.input {
             let from_pair = quantized
                 || self.plan.replaced.contains(input)
-                || self.activations == Activations::S8Symmetric;
+                || self.options.activations == Activations::S8Symmetric;
             if let Some(dequantized) = self.dequantized.get(input.as_str()).filter(|_| from_pair) {
                 input.clone_from(dequantized);
             }
@@ -209,13 +209,13 @@ impl Writer<'_> {
             self.names.fresh(&format!("{root}_scale")),
             self.names.fresh(&format!("{root}_zero_point")),
         ];
-        let scale = match self.activations {
+        let scale = match self.options.activations {
             Activations::U8Asymmetric => asymmetric(range),
             Activations::S8Symmetric => symmetric(range),
         };
         self.initializers
             .push(tensor::from_floats(&names[0], &[], &[scale.scale]));
-        self.initializers.push(match self.activations {
+        self.initializers.push(match self.options.activations {
             Activations::U8Asymmetric => tensor::from_u8(&names[1], &[], &[scale.zero_point]),
             Activations::S8Symmetric => tensor::from_i8(&names[1], &[], &[0]),
         });
@@ -242,40 +242,81 @@ impl Writer<'_> {
         let root = self.plan.tensors[&node.input[0]].clone();
         let (input, _) = self.scale(&root)?;
         // TensorRT takes no 32-bit pairs: there the bias stays float.
-        let in_integers = self.activations == Activations::U8Asymmetric;
-        let bias = match is(node, "MatMul") {
+        let in_integers = self.options.activations == Activations::U8Asymmetric;
+        let bias_name = match is(node, "MatMul") {
             true => self.plan.biases.get(&node.output[0]),
             false => node.input.get(2).filter(|name| !name.is_empty()),
         };
-        let bias = match bias {
-            Some(name) => Some((name, finite(&self.constant(name)?)?)).filter(|_| in_integers),
+        let bias = match bias_name {
+            Some(name) => Some(finite(&self.constant(name)?)?),
             None => None,
         };
-        let numbers = bias.as_ref().map(|(_, numbers)| numbers.as_slice());
-        let least = least_scales(numbers, layout.channels, input.scale);
-        let quantized = quantize_weight(&finite(&weight)?, &layout, &least, in_integers);
+        let limits = bias.as_deref().filter(|_| in_integers);
+        let least = least_scales(limits, layout.channels, input.scale);
+        let numbers = finite(&weight)?;
+        let granularity = self.options.granularity;
+        let quantized = quantize_weight(&numbers, &layout, &least, granularity, in_integers);
 
-        let channels = [layout.channels as i64];
-        written.input[1] = self.add_constant(weight.name(), layout.axis, &quantized.scales, |name| {
-            let zeros = vec![0; layout.channels];
-            let zero_point = tensor::from_i8("", &channels, &zeros);
+        let axis = match granularity {
+            Granularity::PerChannel => layout.axis,
+            Granularity::PerTensor => -1,
+        };
+        let scale_dims: Vec<i64> = match granularity {
+            Granularity::PerChannel => vec![layout.channels as i64],
+            Granularity::PerTensor => Vec::new(),
+        };
+        let zero_count = quantized.scales.len();
+        written.input[1] = self.add_constant(weight.name(), axis, &quantized.scales, |name| {
+            let zero_point = tensor::from_i8("", &scale_dims, &vec![0; zero_count]);
             (tensor::from_i8(name, &weight.dims, &quantized.values), zero_point)
         });
-        if let Some((name, numbers)) = bias {
-            let quantized = quantize_bias(&numbers, input.scale, &quantized.scales);
-            let dequantized = self.add_constant(name, 0, &quantized.scales, |name| {
-                let zeros = vec![0; layout.channels];
-                (
-                    tensor::from_i32(name, &channels, &quantized.values),
-                    tensor::from_i32("", &channels, &zeros),
-                )
-            });
-            match is(node, "MatMul") {
-                true => {
-                    self.biases
-                        .insert(node.output[0].clone(), (name.clone(), dequantized));
-                }
-                false => written.input[2] = dequantized,
+
+        // A MatMul has a place for a correction only where a bias is added to it anyway.
+        let means = self.options.input_means.get(&node.input[0]);
+        let means = means.filter(|means| means.len() == layout.inputs());
+        let means = means.filter(|_| !is(node, "MatMul") || (bias_name.is_some() && in_integers));
+        let shift = means.map(|means| output_shift(&numbers, &layout, &quantized, means));
+        let bias = match (bias, &shift) {
+            (None, None) => return Ok(()),
+            (bias, shift) => {
+                let bias = bias.unwrap_or_else(|| vec![0.0; layout.channels]);
+                let shift = |channel: usize| shift.as_ref().map_or(0.0, |shift| shift[channel]);
+                let corrected = bias
+                    .iter()
+                    .enumerate()
+                    .map(|(channel, &bias)| f64::from(bias) - shift(channel));
+                corrected.collect::<Vec<f64>>()
+            }
+        };
+        // A corrected bias is this node's own.
+        let constant = match (bias_name, &shift) {
+            (Some(name), None) => name.clone(),
+            _ => format!("{}_bias", node.output[0]),
+        };
+        let dims = [layout.channels as i64];
+        let name = if in_integers {
+            let quantized = quantize_bias(&bias, input.scale, &quantized);
+            let axis = axis.min(0);
+            self.add_constant(&constant, axis, &quantized.scales, |name| {
+                let zero_point = tensor::from_i32("", &scale_dims, &vec![0; zero_count]);
+                (tensor::from_i32(name, &dims, &quantized.values), zero_point)
+            })
+        } else if shift.is_some() {
+            let name = self.names.fresh(&constant);
+            let floats: Vec<f32> = bias.iter().map(|&bias| bias as f32).collect();
+            self.initializers.push(tensor::from_floats(&name, &dims, &floats));
+            name
+        } else {
+            return Ok(());
+        };
+        match bias_name.filter(|_| is(node, "MatMul")) {
+            Some(old) => {
+                self.biases.insert(node.output[0].clone(), (old.clone(), name));
+            }
+            None => {
+                written.input.truncate(3);
+                written.input.resize(3, String::new());
+                written.input[2] = name;
             }
         }
         Ok(())

@@ -99,12 +99,67 @@ fn only_depthwise_kernels_are_free_of_pairs() {
 fn safe_channels_keep_full_range() {
     let layout = Layout::new(&conv(1), &weight(&[1, 4, 1, 1], &[]));
     let values = [1.0, -1.0, 0.5, 0.0];
-    let quantized = quantize_weight(&values, &layout, &[0.0], true);
+    let quantized = quantize_weight(&values, &layout, &[0.0], Granularity::PerChannel, true);
     assert_eq!(quantized.values, [127, -127, 64, 0]);
-    let unsafe_pairs = quantize_weight(&[1.0, 1.0, 0.5, 0.0], &layout, &[0.0], false);
+    let unsafe_pairs = quantize_weight(
+        &[1.0, 1.0, 0.5, 0.0],
+        &layout,
+        &[0.0],
+        Granularity::PerChannel,
+        false,
+    );
     assert_eq!(unsafe_pairs.values, [127, 127, 64, 0]);
-    let safe_pairs = quantize_weight(&[1.0, 1.0, 0.5, 0.0], &layout, &[0.0], true);
+    let safe_pairs = quantize_weight(
+        &[1.0, 1.0, 0.5, 0.0],
+        &layout,
+        &[0.0],
+        Granularity::PerChannel,
+        true,
+    );
     assert_eq!(safe_pairs.values, [64, 64, 32, 0]);
+}
+
+#[test]
+fn one_scale_serves_all_channels() {
+    let layout = Layout::new(&conv(1), &weight(&[2, 2, 1, 1], &[]));
+    let quantized = quantize_weight(
+        &[1.0, -1.0, 0.5, 0.25],
+        &layout,
+        &[0.0; 2],
+        Granularity::PerTensor,
+        false,
+    );
+    assert_eq!(quantized.values, [127, -127, 64, 32]);
+    assert_eq!(quantized.scales, [1.0 / 127.0]);
+    // The second channel's pair decides for both, or is clipped to a sum of 128.
+    let safe = quantize_weight(
+        &[1.0, -1.0, 1.0, 1.0],
+        &layout,
+        &[0.0; 2],
+        Granularity::PerTensor,
+        true,
+    );
+    assert_eq!(safe.scales.len(), 1);
+    assert!(i32::from(safe.values[2]) + i32::from(safe.values[3]) <= 128);
+    let bias = quantize_bias(&[1.0, 2.0], 0.5, &quantized);
+    assert_eq!((bias.values[1], bias.scales.len()), (508, 1));
+}
+
+#[test]
+fn shifts_follow_groups_and_means() {
+    // Two groups of one output channel with two inputs each.
+    let layout = Layout::new(&conv(2), &weight(&[2, 2, 1, 1], &[]));
+    assert_eq!(layout.inputs(), 4);
+    let values = [1.0, 0.25, -1.0, 0.5];
+    let quantized = QuantizedWeight {
+        values: vec![4, 1, -3, 2],
+        scales: vec![0.25, 0.25],
+    };
+    // Errors: 0, 0, then -0.75 - -1 = 0.25 and 0.
+    assert_eq!(
+        output_shift(&values, &layout, &quantized, &[1.0, 1.0, 2.0, 8.0]),
+        [0.0, 0.5]
+    );
 }
 
 #[test]
@@ -112,12 +167,12 @@ fn zero_channels_and_bias_only_channels() {
     let layout = Layout::new(&conv(1), &weight(&[2, 1, 1, 1], &[]));
     let bias = [0.0, 3.0];
     let least = least_scales(Some(&bias), 2, 0.5);
-    let quantized = quantize_weight(&[0.0, 0.0], &layout, &least, true);
+    let quantized = quantize_weight(&[0.0, 0.0], &layout, &least, Granularity::PerChannel, true);
     assert_eq!(
         (quantized.values.as_slice(), quantized.scales[0]),
         ([0, 0].as_slice(), 1.0)
     );
-    let bias = quantize_bias(&bias, 0.5, &quantized.scales);
+    let bias = quantize_bias(&bias.map(f64::from), 0.5, &quantized);
     assert_eq!(bias.values[0], 0);
     assert!((f64::from(bias.values[1]) * f64::from(bias.scales[1]) - 3.0).abs() < 1e-6);
 }
@@ -126,8 +181,8 @@ fn zero_channels_and_bias_only_channels() {
 fn a_bias_that_does_not_fit_widens_its_channel() {
     let layout = Layout::new(&conv(1), &weight(&[1, 1, 1, 1], &[]));
     let least = least_scales(Some(&[1e6]), 1, 1e-3);
-    let quantized = quantize_weight(&[1e-4], &layout, &least, true);
-    let bias = quantize_bias(&[1e6], 1e-3, &quantized.scales);
+    let quantized = quantize_weight(&[1e-4], &layout, &least, Granularity::PerChannel, true);
+    let bias = quantize_bias(&[1e6], 1e-3, &quantized);
     assert!((f64::from(bias.values[0]) * f64::from(bias.scales[0]) / 1e6 - 1.0).abs() < 1e-6);
     assert!(f64::from(bias.values[0]).abs() <= BIAS_MAX * 1.001);
 }
@@ -151,7 +206,7 @@ proptest! {
         values in prop::collection::vec(prop_oneof![-1f32..1.0, -1e-6f32..1e6, Just(0.0)], 24),
     ) {
         let layout = Layout::new(&conv(1), &weight(&[4, 3, 2, 1], &[]));
-        let quantized = quantize_weight(&values, &layout, &[0.0; 4], false);
+        let quantized = quantize_weight(&values, &layout, &[0.0; 4], Granularity::PerChannel, false);
         for (position, (value, q)) in values.iter().zip(&quantized.values).enumerate() {
             let scale = f64::from(quantized.scales[position / 6]);
             let error = (f64::from(*q) * scale - f64::from(*value)).abs();
@@ -164,7 +219,7 @@ proptest! {
         values in prop::collection::vec(prop_oneof![-1f32..1.0, 0.9f32..1.0, -1f32..-0.9], 30),
     ) {
         let layout = Layout::new(&conv(1), &weight(&[2, 5, 3, 1], &[]));
-        let quantized = quantize_weight(&values, &layout, &[0.0; 2], true);
+        let quantized = quantize_weight(&values, &layout, &[0.0; 2], Granularity::PerChannel, true);
         for channel in 0..2 {
             let scale = f64::from(quantized.scales[channel]);
             let numbers = layout.channel(&values, channel);
