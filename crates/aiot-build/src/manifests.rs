@@ -67,7 +67,7 @@ fn release(
         rings: environment
             .rings
             .iter()
-            .map(|ring| Ring { name: ring.name.clone(), condition: ring.condition.clone() })
+            .map(|ring| Ring::new(&ring.name, ring.condition.as_deref()))
             .collect(),
         targets: targets.into_values().collect(),
     })
@@ -77,6 +77,8 @@ fn target_release(target: &Target) -> TargetRelease {
     TargetRelease {
         name: target.name.to_string(),
         condition: target.condition.clone(),
+        disk_bytes: Some(target.disk_bytes),
+        link_kbit_per_s: target.link_kbit_per_s,
         create_options: object(&target.create_options),
         edge_hub_env: BTreeMap::new(),
         external_modules: Vec::new(),

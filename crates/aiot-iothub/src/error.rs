@@ -74,6 +74,12 @@ pub enum Problem {
         /// Why it may be missing, and what to do.
         problem: String,
     },
+    /// A ring's policy that cannot be obeyed.
+    #[error("{problem}")]
+    Ring {
+        /// What is wrong and what to write.
+        problem: String,
+    },
     /// createOptions that do not fit.
     #[error(transparent)]
     CreateOptions(#[from] CreateOptionsError),

@@ -7,7 +7,7 @@
 //!
 //! | module | does |
 //! | --- | --- |
-//! | [`release`] | the input types |
+//! | [`release`], [`ring`], [`quiet`] | the input types |
 //! | [`condition`], [`route`] | parse the hub's and the edge hub's two small languages, with positions |
 //! | [`create_options`] | createOptions as object ↔ the string pieces of a manifest |
 //! | [`mod@render`] | base and layered deployments, ids, target conditions per ring |
@@ -29,8 +29,10 @@ pub mod json;
 pub mod limits;
 mod manifest;
 pub mod merge;
+pub mod quiet;
 pub mod release;
 pub mod render;
+pub mod ring;
 pub mod route;
 pub mod secrets;
 mod summary;
@@ -42,8 +44,11 @@ pub use error::{ManifestError, Problem};
 pub use limits::UsedOf;
 pub use merge::{MergeError, merge};
 pub use release::{
-    AccuracySummary, EnvValue, ModuleRelease, Release, RestartPolicy, Ring, RouteSpec, SystemModule,
-    SystemModules, TargetRelease,
+    AccuracySummary, EnvValue, ModuleRelease, Release, RestartPolicy, RouteSpec, SystemModule, SystemModules,
+    TargetRelease,
 };
-pub use render::{Deployment, DeploymentKind, Rendered, RingCondition, render};
+pub use render::{
+    Deployment, DeploymentKind, DeploymentList, ModuleFacts, Rendered, RingCondition, TargetFacts, render,
+};
+pub use ring::{Amount, Ring, Thresholds};
 pub use syntax::SyntaxError;

@@ -20,6 +20,9 @@ pub const STORE_AND_FORWARD_SECS: u32 = 7200;
 /// Oldest API version of the container engine; what all official manifests ask for.
 const MIN_DOCKER_VERSION: &str = "v1.25";
 
+/// Variable of the edge agent, and its value, unless the declarations say otherwise.
+const UPDATE_MODE: [&str; 2] = ["ModuleUpdateMode", "WaitForAllPulls"];
+
 /// Key of a whole desired section.
 pub(crate) const DESIRED: &str = "properties.desired";
 
@@ -33,7 +36,11 @@ pub(crate) fn base(release: &Release, target: &TargetRelease, errors: &mut Vec<M
     let system = &release.system;
     let mut hub_env = system.edge_hub.env.clone();
     hub_env.extend(target.edge_hub_env.clone());
-    let mut agent = system_module("edgeAgent", &system.edge_agent, &system.edge_agent.env, errors);
+    // All images are pulled before the first module is stopped, so that a slow link costs no time of service.
+    let mut agent_env =
+        BTreeMap::from([UPDATE_MODE.map(str::to_owned)].map(|[name, value]| (name, EnvValue::Text(value))));
+    agent_env.extend(system.edge_agent.env.clone());
+    let mut agent = system_module("edgeAgent", &system.edge_agent, &agent_env, errors);
     let mut hub = system_module("edgeHub", &system.edge_hub, &hub_env, errors);
     agent.insert("type".to_owned(), json!("docker"));
     hub.insert("type".to_owned(), json!("docker"));

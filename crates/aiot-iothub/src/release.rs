@@ -9,6 +9,8 @@ use aiot_package::{Digest, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::ring::Ring;
+
 /// What one environment shall run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -50,17 +52,6 @@ pub struct SystemModule {
     pub create_options: Map<String, Value>,
 }
 
-/// A part of the fleet that gets a release before the next part does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Ring {
-    /// Lower-case letters, digits and `-`.
-    pub name: String,
-    /// Target condition of the ring's devices; none: all devices of the target.
-    #[serde(default)]
-    pub condition: Option<String>,
-}
-
 /// What one kind of device runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -69,6 +60,12 @@ pub struct TargetRelease {
     pub name: String,
     /// Target condition over twin tags that says which devices these are.
     pub condition: String,
+    /// Disk that the images of a device may take together, in bytes.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// Speed of the devices' link, in kbit/s.
+    #[serde(default)]
+    pub link_kbit_per_s: Option<u64>,
     /// createOptions of every module of this target (devices, runtime, memory limit, log size). A module's own
     /// are laid over them, see [`create_options::overlay`](crate::create_options::overlay).
     #[serde(default)]

@@ -8,28 +8,38 @@
 use std::collections::BTreeMap;
 
 use aiot_package::Digest;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::condition::{Condition, overlap};
 use crate::error::{ManifestError, Problem};
 use crate::json::pretty;
 use crate::limits::{self, UsedOf};
-use crate::release::{ModuleRelease, Release, TargetRelease};
+use crate::release::{AccuracySummary, ModuleRelease, Release, TargetRelease};
+use crate::ring::Ring;
 use crate::validate::{self, Conditions};
 use crate::{manifest, merge, secrets, summary};
 
-/// Priority of every base deployment.
+/// Least priority of a base deployment.
 pub const BASE_PRIORITY: u32 = 10;
 
-/// Priority of the first layer of a target; the next has one more.
-pub const FIRST_LAYER_PRIORITY: u32 = 20;
+/// Least priority of a target's first layer; the next has one more. Far above the bases: every new release of a base
+/// or layer gets a higher priority on the hub, and no base may ever outrank a layer.
+pub const FIRST_LAYER_PRIORITY: u32 = 1_000_000;
 
 /// Version of the form of `deployments.json`.
-pub const DEPLOYMENTS_FORMAT_VERSION: u32 = 1;
+pub const DEPLOYMENTS_FORMAT_VERSION: u32 = 2;
 
 /// Name of the only ring where none is declared.
 const ONLY_RING: &str = "all";
+
+/// The rings of a release: as declared, or the only one.
+pub(crate) fn rings(release: &Release) -> Vec<Ring> {
+    match release.rings.is_empty() {
+        true => vec![Ring::new(ONLY_RING, None)],
+        false => release.rings.clone(),
+    }
+}
 
 /// What a release is to a hub.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,9 +61,39 @@ pub struct TargetLimits {
     pub used: Vec<UsedOf>,
 }
 
+/// `deployments.json`: all of a release but the contents, as it is reviewed and as it is rolled out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DeploymentList {
+    /// [`DEPLOYMENTS_FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Name of the environment.
+    pub environment: String,
+    /// Rings in the order of the roll-out; never empty.
+    pub rings: Vec<Ring>,
+    /// Kinds of device, by name.
+    pub targets: Vec<TargetFacts>,
+    /// By id.
+    pub deployments: Vec<Deployment>,
+}
+
+/// What a roll-out must know of a kind of device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TargetFacts {
+    /// The target's name.
+    pub name: String,
+    /// Disk that the images of a device may take together, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Speed of the devices' link, in kbit/s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_kbit_per_s: Option<u64>,
+}
+
 /// One deployment: content in a file, and what stands beside it on the hub.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Deployment {
     /// Id on the hub, `<environment>-<target>-base-<12 hexadecimal digits of the content's hash>`.
     pub id: String,
@@ -61,20 +101,42 @@ pub struct Deployment {
     pub kind: DeploymentKind,
     /// The target.
     pub target: String,
+    /// What its releases have in common besides the target: `base`, `models` or `models-<slug>`.
+    pub stem: String,
     /// File with the content, relative to `deployments/<environment>/`.
     pub file: String,
     /// Of the file.
     pub content_digest: Digest,
-    /// Greater wins on the hub; layers are above their base.
+    /// Least priority on the hub; greater wins there, and layers are above their base.
     pub priority: u32,
-    /// Modules that it brings, sorted; none for a base.
-    pub modules: Vec<String>,
-    /// Target condition in each ring, in the order of the roll-out.
+    /// Which devices it is for when all rings have it, in canonical spelling.
+    pub devices: String,
+    /// Modules that it brings, by name; none for a base.
+    pub modules: Vec<ModuleFacts>,
+    /// Target condition in each ring, in the order of the roll-out; each holds the devices of those before it.
     pub rings: Vec<RingCondition>,
 }
 
+/// One module of a deployment, in the words of people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ModuleFacts {
+    /// Id of the edge module.
+    pub name: String,
+    /// The model's name in `models.toml`.
+    pub model: String,
+    /// The model's version in `models.toml`.
+    pub version: String,
+    /// Digest of the image manifest.
+    pub image_digest: Digest,
+    /// Compressed size of the image in bytes.
+    pub size_bytes: u64,
+    /// How good the model is.
+    pub accuracy: AccuracySummary,
+}
+
 /// Whether a deployment stands alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeploymentKind {
     /// System modules; a device takes exactly one.
@@ -84,8 +146,8 @@ pub enum DeploymentKind {
 }
 
 /// Which devices a deployment is for in one ring.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RingCondition {
     /// Name of the ring.
     pub ring: String,
@@ -130,11 +192,25 @@ pub fn render(release: &Release) -> Result<Rendered, Vec<ManifestError>> {
     if !errors.is_empty() {
         return Err(errors);
     }
-    let list = json!({
-        "format-version": DEPLOYMENTS_FORMAT_VERSION,
-        "environment": release.environment,
-        "deployments": deployments,
-    });
+    let mut targets: Vec<_> = release
+        .targets
+        .iter()
+        .map(|target| TargetFacts {
+            name: target.name.clone(),
+            disk_bytes: target.disk_bytes,
+            link_kbit_per_s: target.link_kbit_per_s,
+        })
+        .collect();
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    let list = DeploymentList {
+        format_version: DEPLOYMENTS_FORMAT_VERSION,
+        environment: release.environment.clone(),
+        rings: rings(release),
+        targets,
+        deployments: deployments.clone(),
+    };
+    // Plain data without maps that could fail.
+    let list = serde_json::to_value(&list).unwrap_or_default();
     files.insert("deployments.json".to_owned(), pretty(&list));
     let mut rendered = Rendered {
         files,
@@ -182,7 +258,7 @@ impl<'a> Rendering<'a> {
         for (number, layer) in self.layers(index).into_iter().enumerate() {
             let priority = FIRST_LAYER_PRIORITY + number as u32;
             let content = manifest::layer(release, target, &layer.modules, errors);
-            let names = layer.modules.iter().map(|module| module.name.clone()).collect();
+            let names = layer.modules.iter().map(|module| facts(module)).collect();
             layer_conditions.push(Condition::all_of([devices.clone(), layer.condition.clone()]));
             let parts = vec![devices.clone(), layer.condition];
             self.add(
@@ -270,7 +346,7 @@ impl<'a> Rendering<'a> {
         stem: &str,
         priority: u32,
         content: &Value,
-        modules: Vec<String>,
+        modules: Vec<ModuleFacts>,
         conditions: Vec<Condition>,
         errors: &mut Vec<ManifestError>,
     ) {
@@ -303,9 +379,11 @@ impl<'a> Rendering<'a> {
             id,
             kind,
             target: target.name.clone(),
+            stem: stem.to_owned(),
             file,
             content_digest,
             priority,
+            devices: Condition::all_of(conditions.iter().cloned()).to_string(),
             modules,
             rings: self.rings(&conditions),
         });
@@ -331,5 +409,16 @@ impl<'a> Rendering<'a> {
             });
         }
         list
+    }
+}
+
+fn facts(module: &ModuleRelease) -> ModuleFacts {
+    ModuleFacts {
+        name: module.name.clone(),
+        model: module.model.clone(),
+        version: module.model_version.clone(),
+        image_digest: module.image_digest,
+        size_bytes: module.size_bytes,
+        accuracy: module.accuracy.clone(),
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use crate::condition::Condition;
 use crate::release::{ModuleRelease, Release, TargetRelease};
-use crate::render::{DeploymentKind, Rendered};
+use crate::render::{DeploymentKind, Rendered, rings as rings_of};
 
 /// The summary of a release that has been rendered.
 pub(crate) fn summary(release: &Release, rendered: &Rendered) -> String {
@@ -110,15 +110,51 @@ fn model(module: &ModuleRelease) -> String {
 fn rings(line: &mut dyn FnMut(&str), release: &Release) {
     line("## Rings");
     line("");
-    if release.rings.is_empty() {
-        line("All devices at once.");
-        return;
-    }
-    line("| order | ring | devices |");
-    line("| ---: | --- | --- |");
-    for (index, ring) in release.rings.iter().enumerate() {
-        let devices = condition(ring.condition.as_deref());
-        line(&format!("| {} | `{}` | {devices} |", index + 1, ring.name));
+    line(
+        "| order | ring | devices, with those before | soak | reported at least | at most failed, unhealthy, self-check failed, drifting, silent | enters |",
+    );
+    line("| ---: | --- | --- | ---: | ---: | --- | --- |");
+    for (index, ring) in rings_of(release).iter().enumerate() {
+        let own: Vec<_> = [
+            ring.condition.as_deref().map(|text| condition(Some(text))),
+            (!ring.devices.is_empty()).then(|| format!("{} named", ring.devices.len())),
+            ring.percent.map(|percent| format!("{percent} % of the devices")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let limits = &ring.at_most;
+        let at_most = [
+            limits.failed,
+            limits.unhealthy,
+            limits.self_check_failed,
+            limits.drifting,
+            limits.silent,
+        ]
+        .map(|amount| amount.to_string())
+        .join(", ");
+        let mut enters = vec![if ring.approval { "by approval" } else { "by itself" }.to_owned()];
+        if let Some(hours) = &ring.quiet_hours {
+            enters.push(format!(
+                "not {} to {} {}",
+                hours.from,
+                hours.to,
+                escape(&hours.time_zone)
+            ));
+        }
+        line(&format!(
+            "| {} | `{}` | {} | {} h | {} | {at_most} | {} |",
+            index + 1,
+            ring.name,
+            if own.is_empty() {
+                "all".to_owned()
+            } else {
+                own.join(", ")
+            },
+            ring.soak_hours,
+            ring.minimum_reported,
+            enters.join(", "),
+        ));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::syntax::{is_module_id, shortened};
 /// Parsed conditions of a release, in the order of its lists. What could not be read is [`Condition::All`] there
 /// and an error beside it.
 pub(crate) struct Conditions {
+    /// Each with the devices of the rings before it.
     pub rings: Vec<Condition>,
     pub targets: Vec<TargetConditions>,
 }
@@ -114,11 +115,25 @@ impl Check<'_> {
                     },
                 );
             }
-            conditions.push(
-                ring.condition
-                    .as_ref()
-                    .map_or(Condition::All, |text| self.condition(&place, text)),
-            );
+            let own = ring.condition.as_ref().map(|text| self.condition(&place, text));
+            if let Some(percent) = ring.percent.filter(|percent| *percent > 100) {
+                let problem = format!("percent is {percent}: write 0 to 100");
+                self.error(&place, Problem::Ring { problem });
+            }
+            if let Some(Err(error)) = ring.quiet_hours.as_ref().map(|hours| hours.contains(0)) {
+                self.error(
+                    &place,
+                    Problem::Ring {
+                        problem: error.to_string(),
+                    },
+                );
+            }
+            // Cumulative: widening never takes a release away from a device.
+            let members = ring.members(own);
+            conditions.push(match conditions.last() {
+                Some(earlier) => Condition::any_of([Condition::clone(earlier), members]),
+                None => members,
+            });
         }
         conditions
     }

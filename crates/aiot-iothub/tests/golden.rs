@@ -300,7 +300,14 @@ fn conditions_with_the_same_words_get_files_of_their_own() {
         .deployments
         .iter()
         .filter(|deployment| deployment.kind == DeploymentKind::Layered)
-        .map(|deployment| deployment.modules.join(" "))
+        .map(|deployment| {
+            let names: Vec<_> = deployment
+                .modules
+                .iter()
+                .map(|module| module.name.as_str())
+                .collect();
+            names.join(" ")
+        })
         .collect();
     assert_eq!(layers.len(), 2);
     assert!(layers.contains(&"a c".to_owned()), "{layers:?}");

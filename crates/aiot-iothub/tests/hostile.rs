@@ -54,10 +54,7 @@ fn releases() -> impl Strategy<Value = Release> {
             module.desired = common::object(json!({pick(7, 6, "k"): texts[7]}));
         }
         let mut release = common::release(vec![target]);
-        release.rings = vec![Ring {
-            name: pick(7, 9, "r"),
-            condition: Some(pick(0, 10, "tags.r = 1")),
-        }];
+        release.rings = vec![Ring::new(&pick(7, 9, "r"), Some(&pick(0, 10, "tags.r = 1")))];
         release
     })
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use aiot_iothub::quiet::QuietHours;
 use aiot_iothub::{EnvValue, ModuleRelease, Release, Ring, RouteSpec, render};
 use common::{module, object, release, target, text};
 use serde_json::json;
@@ -130,18 +131,29 @@ fn conditions() {
         &["module `a`: condition `tags.a`: column 7"],
     );
     check(
-        |release| {
-            release.rings = vec![Ring {
-                name: "r".into(),
-                condition: Some("x".into()),
-            }]
-        },
+        |release| release.rings = vec![Ring::new("r", Some("x"))],
         &["ring `r`: condition `x`: column 1: `x` is not a path"],
     );
-    let ring = Ring {
-        name: "r".into(),
-        condition: None,
-    };
+    check(
+        |release| {
+            release.rings = vec![Ring {
+                percent: Some(101),
+                ..Ring::new("r", None)
+            }]
+        },
+        &["ring `r`: percent is 101: write 0 to 100"],
+    );
+    let mut quiet = Ring::new("r", None);
+    quiet.quiet_hours = Some(QuietHours {
+        from: "06:00".to_owned(),
+        to: "22:00".to_owned(),
+        time_zone: "Berlin".to_owned(),
+    });
+    check(
+        |release| release.rings = vec![quiet],
+        &["ring `r`: quiet hours: `Berlin` is not in the time zone database"],
+    );
+    let ring = Ring::new("r", None);
     check(
         |release| release.rings = vec![ring.clone(), ring],
         &["ring `r`: the name is used again"],

@@ -121,6 +121,31 @@ impl Condition {
         }
     }
 
+    /// Devices that match one of `conditions` or more; repetitions drop out, and [`Condition::All`] swallows the rest.
+    ///
+    /// `conditions` must not be empty: no device at all cannot be said as a condition.
+    pub fn any_of(conditions: impl IntoIterator<Item = Condition>) -> Condition {
+        let mut parts: Vec<Condition> = Vec::new();
+        for condition in conditions {
+            let inner = match condition {
+                Condition::All => return Condition::All,
+                Condition::Or(inner) => inner,
+                other => vec![other],
+            };
+            for part in inner {
+                if !parts.contains(&part) {
+                    parts.push(part);
+                }
+            }
+        }
+        assert!(!parts.is_empty(), "no condition to join");
+        if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Condition::Or(parts)
+        }
+    }
+
     /// Words of the condition for a file name: lower-case letters and digits joined by `-`, at most 40 characters.
     /// Different conditions may have the same slug.
     pub fn slug(&self) -> String {
@@ -244,6 +269,26 @@ mod tests {
         check(
             &["tags.a = 1 AND tags.b = 2", "tags.b = 2 AND tags.c = 3"],
             "tags.a = 1 AND tags.b = 2 AND tags.c = 3",
+        );
+    }
+
+    #[test]
+    fn alternatives_join() {
+        let check = |parts: &[&str], expected: &str| {
+            assert_eq!(
+                Condition::any_of(parts.iter().map(|part| parsed(part))).to_string(),
+                expected
+            );
+        };
+        check(&["tags.a = 1", "*"], "*");
+        check(&["tags.a = 1", "tags.a = 1"], "tags.a = 1");
+        check(
+            &["tags.a = 1", "tags.b = 2 OR tags.a = 1"],
+            "tags.a = 1 OR tags.b = 2",
+        );
+        check(
+            &["tags.a = 1 AND tags.c = 3", "tags.b = 2"],
+            "tags.a = 1 AND tags.c = 3 OR tags.b = 2",
         );
     }
 

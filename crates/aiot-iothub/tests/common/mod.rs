@@ -54,6 +54,8 @@ pub fn target(name: &str, modules: Vec<ModuleRelease>) -> TargetRelease {
     TargetRelease {
         name: name.to_owned(),
         condition: format!("tags.deviceClass = '{name}'"),
+        disk_bytes: None,
+        link_kbit_per_s: None,
         create_options: Map::new(),
         edge_hub_env: BTreeMap::new(),
         external_modules: Vec::new(),

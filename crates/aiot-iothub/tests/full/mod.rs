@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use aiot_iothub::{AccuracySummary, EnvValue, Release, Ring, RouteSpec};
+use aiot_iothub::quiet::QuietHours;
+use aiot_iothub::{AccuracySummary, Amount, EnvValue, Release, Ring, RouteSpec};
 use aiot_package::Precision;
 use serde_json::json;
 
@@ -74,25 +75,27 @@ pub fn full_release() -> Release {
     release.environment = "prod".to_owned();
     release.registry_prefix = "registry.example.com:5000/aiot".to_owned();
     release.rings = vec![
+        Ring::new("canary", Some("tags.ring = 'canary'")),
         Ring {
-            name: "canary".to_owned(),
-            condition: Some("tags.ring = 'canary'".to_owned()),
+            percent: Some(5),
+            ..Ring::new("early", None)
         },
-        Ring {
-            name: "early".to_owned(),
-            condition: Some("tags.wave < 5".to_owned()),
-        },
-        Ring {
-            name: "all".to_owned(),
-            condition: None,
-        },
+        Ring::new("all", None),
     ];
+    release.rings[1].soak_hours = 48;
+    release.rings[1].at_most.drifting = Amount::Count(3);
+    release.rings[2].approval = true;
+    release.rings[2].quiet_hours = Some(QuietHours {
+        from: "05:30".to_owned(),
+        to: "22:00".to_owned(),
+        time_zone: "Europe/Berlin".to_owned(),
+    });
+    release.targets[1].disk_bytes = Some(8 << 30);
+    release.targets[1].link_kbit_per_s = Some(8000);
     let hub = &mut release.system.edge_hub;
     hub.image = format!("registry.example.com/azureiotedge-hub@sha256:{}", "d".repeat(64));
     hub.create_options = object(json!({
         "HostConfig": {"PortBindings": {"8883/tcp": [{"HostPort": "8883"}], "443/tcp": [{"HostPort": "443"}]}},
     }));
-    release.system.edge_agent.env =
-        BTreeMap::from([("ModuleUpdateMode".to_owned(), text("WaitForAllPulls"))]);
     release
 }
