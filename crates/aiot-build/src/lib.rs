@@ -7,9 +7,11 @@
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
+//! | [`quantizer`] | runs models on the host's engine to choose how they are quantized |
 //! | [`records`] | calibration and measurement files beside the models |
 //! | [`manifests`] | outputs → deployment manifests |
 //! | [`release`] | the order of all that |
+//! | [`update`] | moving what is pinned |
 //!
 //! Progress comes out as [`events::Event`]; rendering is the caller's.
 
@@ -22,9 +24,11 @@ pub mod manifests;
 pub mod network;
 pub mod observe;
 pub mod paths;
+pub mod quantizer;
 pub mod records;
 pub mod registry;
 pub mod release;
+pub mod update;
 pub mod workspace;
 
 pub use error::BuildError;

@@ -71,6 +71,36 @@ pub enum Dimension {
     Symbolic(String),
 }
 
+/// An initializer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct InitializerFacts {
+    /// Its name.
+    pub name: String,
+    /// ONNX's name of the element type in lower case.
+    pub element_type: String,
+    /// Its dimensions.
+    pub dims: Vec<i64>,
+    /// Bytes that its data takes.
+    pub size_bytes: u64,
+}
+
+/// The graph's initializers, largest first, those of equal size by name.
+pub fn initializers_by_size(model: &Model) -> Vec<InitializerFacts> {
+    let facts = |tensor: &crate::proto::TensorProto| {
+        let count = tensor::element_count(&tensor.dims).unwrap_or(0);
+        InitializerFacts {
+            name: tensor.name().to_owned(),
+            element_type: element_type(tensor.data_type()),
+            dims: tensor.dims.clone(),
+            size_bytes: tensor::data_bytes(tensor.data_type(), count) as u64,
+        }
+    };
+    let mut all: Vec<InitializerFacts> = model.graph().initializer.iter().map(facts).collect();
+    all.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.name.cmp(&b.name)));
+    all
+}
+
 /// Collects the facts of a model.
 pub fn inspect(model: &Model) -> ModelFacts {
     let proto = model.proto();
@@ -203,6 +233,12 @@ mod tests {
         assert_eq!((facts.parameters, facts.weight_bytes), (112, 448));
         assert_eq!(facts.inputs[0].element_type, "float");
         assert_eq!(facts.inputs[0].shape.as_ref().unwrap()[1], Dimension::Fixed(3));
+        let sizes = initializers_by_size(&builder.model());
+        let sizes: Vec<_> = sizes
+            .iter()
+            .map(|tensor| (tensor.name.as_str(), tensor.size_bytes))
+            .collect();
+        assert_eq!(sizes, [("a_w", 432), ("a_b", 16)]);
         let json = serde_json::to_string(&facts).unwrap();
         assert_eq!(serde_json::from_str::<ModelFacts>(&json).unwrap(), facts);
     }

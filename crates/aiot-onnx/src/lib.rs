@@ -15,9 +15,11 @@
 
 mod check;
 mod engine;
+mod equalize;
 mod error;
 mod float16;
 mod graph;
+mod histogram;
 mod inspect;
 mod model;
 mod operators;
@@ -33,9 +35,13 @@ mod types;
 mod wire;
 
 pub use engine::{EngineLimits, Problem, engine_limits, problems};
+pub use equalize::equalize;
 pub use error::{OnnxError, QuantizeError};
 pub use float16::to_float16;
-pub use inspect::{Dimension, ModelFacts, OperatorUse, TensorFacts, inspect};
+pub use histogram::Histogram;
+pub use inspect::{
+    Dimension, InitializerFacts, ModelFacts, OperatorUse, TensorFacts, initializers_by_size, inspect,
+};
 pub use model::Model;
 pub use prepare::prepare;
 pub use quantize::{

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::histogram::extremes;
+
 /// The smallest and largest value of one tensor over the calibration samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,19 +59,13 @@ impl Ranges {
 
     /// Widens a tensor's range by the values of one sample; the order of samples does not matter.
     ///
-    /// A NaN makes the range NaN for good, so that [`crate::quantize_static`] refuses it by name instead of
+    /// A NaN or infinity makes the range NaN for good, so that [`crate::quantize_static`] refuses it by name instead of
     /// quantizing by the samples that happened to be sound. No values, no change.
     pub fn observe(&mut self, tensor: &str, values: &[f32]) {
-        let Some(&first) = values.first() else { return };
-        let (mut min, mut max, mut sound) = (first, first, true);
-        for &value in values {
-            min = min.min(value);
-            max = max.max(value);
-            sound &= !value.is_nan();
-        }
-        if !sound {
-            (min, max) = (f32::NAN, f32::NAN);
-        }
+        let Some(Range { min, max }) = extremes(values) else {
+            return;
+        };
+        let sound = !min.is_nan();
         match self.tensors.get_mut(tensor) {
             None => self.insert(tensor, Range { min, max }),
             Some(range) if range.min.is_nan() || !sound => {

@@ -6,6 +6,7 @@
 //!
 //! It never downloads, never guesses a path, and reads no environment variable of its own.
 
+mod graph;
 mod library;
 mod session;
 
@@ -17,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use aiot_package::Precision;
 use serde::{Deserialize, Serialize};
 
+pub use graph::{Array, Graph, GraphInput, Numbers};
 pub use library::LibraryFault;
 pub use session::Session;
 
@@ -279,6 +281,15 @@ impl Engine {
         options: &SessionOptions,
     ) -> Result<Session, EngineError> {
         session::open(&self.environment, onnx, precision, options)
+    }
+
+    /// The ONNX file `onnx` with any number of inputs, on one thread of the processor. With `optimize` off, the
+    /// tensors are those that the file names.
+    ///
+    /// # Errors
+    /// [`EngineError::NoProvider`] with the engine's reason, [`EngineError::Run`] for inputs that are no tensors.
+    pub fn graph(&self, onnx: &[u8], optimize: bool) -> Result<Graph, EngineError> {
+        graph::open(&self.environment, onnx, optimize)
     }
 }
 

@@ -8,6 +8,8 @@ mod picture;
 pub mod resample;
 mod signal;
 
+pub use npy::{MAX_NPY_HEADER_BYTES, NpyHeader, npy_header};
+
 use aiot_package::InputSpec;
 
 use crate::limits::{MAX_PICTURE_PIXELS, MAX_WINDOWS};

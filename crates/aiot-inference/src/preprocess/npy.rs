@@ -9,12 +9,30 @@ pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 /// A NumPy array header is a line of Python; real ones are below 200 bytes.
 const MAX_HEADER_BYTES: usize = 4096;
 
+/// No `.npy` file that is read has more bytes before its data.
+pub const MAX_NPY_HEADER_BYTES: usize = MAX_HEADER_BYTES + 12;
+
 /// Rows × columns; a one-dimensional array is one column.
 pub(super) fn read(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), PrepareError> {
     parse(bytes).map_err(|message| PrepareError::Npy { message })
 }
 
-fn parse(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
+/// What a `.npy` file says of its data, which begins at `data_offset`: little-endian, C order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NpyHeader {
+    /// NumPy's code of the element type, `<f4`; structured types have none and are refused.
+    pub kind: String,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Bytes before the data.
+    pub data_offset: usize,
+}
+
+/// Reads the header of a `.npy` file from its first bytes ([`MAX_NPY_HEADER_BYTES`] are always enough).
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn npy_header(bytes: &[u8]) -> Result<NpyHeader, String> {
     let cut_off = || "the file is cut off".to_owned();
     let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin like one")?;
     let (header_bytes, rest) = match *rest {
@@ -27,7 +45,7 @@ fn parse(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
         return Err(format!("its header of {header_bytes} bytes is too long"));
     }
     let header = rest.get(..header_bytes).ok_or_else(cut_off)?;
-    let data = &rest[header_bytes..];
+    let data_offset = bytes.len() - rest.len() + header_bytes;
     let header = std::str::from_utf8(header).map_err(|_| "its header is not text".to_owned())?;
 
     let field = |name: &str| {
@@ -38,20 +56,8 @@ fn parse(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
     };
     let kind = field("descr")?
         .strip_prefix('\'')
-        .and_then(|text| text.split('\'').next());
-    let (value_bytes, value): (usize, fn(&[u8]) -> f32) = match kind {
-        Some("<f4") => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-        Some("<f8") => (8, |b| {
-            f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
-        }),
-        Some("<i2") => (2, |b| f32::from(i16::from_le_bytes([b[0], b[1]]))),
-        other => {
-            return Err(format!(
-                "its type is {}; `<f4`, `<f8` and `<i2` are read",
-                other.map_or("not a plain one".to_owned(), |kind| format!("`{kind}`"))
-            ));
-        }
-    };
+        .and_then(|text| text.split('\'').next())
+        .ok_or("its type is not a plain one")?;
     if !field("fortran_order")?.starts_with("False") {
         return Err("it is in Fortran order; save numpy.ascontiguousarray(…)".to_owned());
     }
@@ -68,6 +74,24 @@ fn parse(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
                 .map_err(|_| format!("its shape holds `{text}`"))
         })
         .collect::<Result<Vec<usize>, String>>()?;
+    Ok(NpyHeader {
+        kind: kind.to_owned(),
+        shape,
+        data_offset,
+    })
+}
+
+fn parse(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
+    let NpyHeader { kind, shape, data_offset } = npy_header(bytes)?;
+    let data = &bytes[data_offset..];
+    let (value_bytes, value): (usize, fn(&[u8]) -> f32) = match kind.as_str() {
+        "<f4" => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        "<f8" => (8, |b| {
+            f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
+        }),
+        "<i2" => (2, |b| f32::from(i16::from_le_bytes([b[0], b[1]]))),
+        other => return Err(format!("its type is `{other}`; `<f4`, `<f8` and `<i2` are read")),
+    };
     let (rows, columns) = match shape[..] {
         [rows] => (rows, 1),
         [rows, columns] => (rows, columns),

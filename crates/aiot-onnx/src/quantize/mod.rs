@@ -158,19 +158,23 @@ pub fn calibration_tensors(prepared: &Model) -> Vec<String> {
 /// The inputs of weighted nodes whose bias can be corrected, and where their channels are; see
 /// [`StaticOptions::input_means`].
 pub fn input_channels(prepared: &Model) -> BTreeMap<String, ChannelAxis> {
-    let graph = prepared.graph();
     let options = StaticOptions::new(Activations::U8Asymmetric);
-    let plan = Plan::new(graph, prepared.opset(), &options, None);
-    let mut inputs = BTreeMap::new();
-    for node in plan.weighted.iter().map(|&position| &graph.node[position]) {
-        let axis = if is(node, "Conv") {
+    let nodes = weighted_nodes(prepared, &options)
+        .into_iter()
+        .map(|position| &prepared.graph().node[position]);
+    let axis = |node| {
+        if is(node, "Conv") {
             ChannelAxis::Second
         } else {
             ChannelAxis::Last
-        };
-        inputs.insert(node.input[0].clone(), axis);
-    }
-    inputs
+        }
+    };
+    nodes.map(|node| (node.input[0].clone(), axis(node))).collect()
+}
+
+/// Positions of the nodes whose weights would be quantized, in graph order.
+pub(crate) fn weighted_nodes(prepared: &Model, options: &StaticOptions) -> Vec<usize> {
+    Plan::new(prepared.graph(), prepared.opset(), options, None).weighted
 }
 
 /// The model with further float32 outputs, so that an engine that runs it shows these tensors.

@@ -1,0 +1,16 @@
+//! The quantizer's edge: runs models on the host's engine to choose how to quantize them, and to judge the result.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`samples`] | calibration inputs, from a declared data set or from `.npy` files |
+//! | [`observe`] | histograms and channel means of a graph's tensors, streaming |
+//! | [`compare`] | outputs against the float model's: signal to noise, agreement, latency |
+//! | [`search`] | which improvements a model keeps, and which nodes stay float |
+//!
+//! The arithmetic is `aiot-onnx`'s; the engine is `aiot-inference`'s. What is found here goes into the calibration
+//! record, so that a rebuild neither runs nor decides anything again.
+
+pub mod compare;
+pub mod observe;
+pub mod samples;
+pub mod search;

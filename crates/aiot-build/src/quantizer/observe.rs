@@ -1,0 +1,186 @@
+//! What the quantizer must know of a graph's tensors: distributions, and means per channel.
+//!
+//! One pass over the samples; memory is that of one run and a histogram per tensor, whatever the number of samples.
+//! The graph runs unoptimized on one thread, so that the tensors are those that the file names and sums have one order.
+
+use std::collections::BTreeMap;
+
+use aiot_inference::Engine;
+use aiot_inference::engine::{Array, Numbers};
+use aiot_onnx::{Activations, ChannelAxis, Histogram, Model, Ranges};
+
+use super::samples::Samples;
+use crate::error::BuildError;
+
+/// What was seen.
+pub struct Observed {
+    /// By tensor.
+    histograms: BTreeMap<String, Histogram>,
+    /// By input of a weighted node: sum and count per channel.
+    sums: BTreeMap<String, (Vec<f64>, u64)>,
+}
+
+/// How a range is cut out of what was seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RangeMethod {
+    /// Smallest to largest value.
+    MinMax,
+    /// The range with the least squared error.
+    LeastError,
+    /// The range that holds this share of the values.
+    Percentile(f64),
+}
+
+impl std::fmt::Display for RangeMethod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RangeMethod::MinMax => f.write_str("min-max"),
+            RangeMethod::LeastError => f.write_str("least-error"),
+            RangeMethod::Percentile(share) => write!(f, "percentile-{}", share * 100.0),
+        }
+    }
+}
+
+/// Runs a prepared model over all samples.
+///
+/// # Errors
+/// A sample that cannot be read or run, or that makes a tensor NaN or infinite; both are named.
+pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<Observed, BuildError> {
+    let tensors = aiot_onnx::calibration_tensors(prepared);
+    let channels = aiot_onnx::input_channels(prepared);
+    let names: Vec<String> = tensors.iter().chain(channels.keys()).cloned().collect();
+    let shown = aiot_onnx::with_outputs(prepared, &names).map_err(BuildError::other)?;
+    let mut graph = engine.graph(&shown.to_bytes(), false).map_err(BuildError::other)?;
+    let inputs: Vec<String> = graph.inputs().iter().map(|input| input.name.clone()).collect();
+    let mut observed = Observed {
+        histograms: tensors.iter().map(|name| (name.clone(), Histogram::new())).collect(),
+        sums: BTreeMap::new(),
+    };
+    for sample in 0..samples.len() {
+        for arrays in samples.runs(sample)? {
+            for (name, Array { shape, numbers }) in inputs.iter().zip(&arrays) {
+                if let Numbers::Float32(values) = numbers {
+                    let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
+                    observed.add(name, &shape, values, &channels);
+                }
+            }
+            graph
+                .run(&arrays, |name, shape, values| observed.add(name, shape, values, &channels))
+                .map_err(|error| BuildError::Other(format!("calibration sample {sample}: {error}")))?;
+            let broken = observed.histograms.iter().find(|(_, histogram)| {
+                histogram.range().is_some_and(|range| range.min.is_nan())
+            });
+            if let Some((tensor, _)) = broken {
+                return Err(BuildError::Other(format!(
+                    "calibration sample {sample}: tensor `{tensor}` holds NaN or infinity"
+                )));
+            }
+        }
+    }
+    match observed.histograms.iter().find(|(_, histogram)| histogram.range().is_none()) {
+        Some((tensor, _)) => Err(BuildError::Other(format!("the engine did not show tensor `{tensor}`"))),
+        None => Ok(observed),
+    }
+}
+
+impl Observed {
+    fn add(&mut self, name: &str, shape: &[i64], values: &[f32], channels: &BTreeMap<String, ChannelAxis>) {
+        if let Some(histogram) = self.histograms.get_mut(name) {
+            histogram.observe(values);
+        }
+        let Some(axis) = channels.get(name) else { return };
+        let axis = match axis {
+            ChannelAxis::Second if shape.len() >= 2 => 1,
+            ChannelAxis::Last if !shape.is_empty() => shape.len() - 1,
+            _ => return,
+        };
+        let count = usize::try_from(shape[axis]).unwrap_or(0);
+        let inner = shape[axis + 1..].iter().product::<i64>().max(1) as usize;
+        if count == 0 || values.is_empty() {
+            return;
+        }
+        let (sums, total) = self.sums.entry(name.to_owned()).or_insert_with(|| (vec![0.0; count], 0));
+        if sums.len() != count {
+            return;
+        }
+        for (run, values) in values.chunks(inner).enumerate() {
+            sums[run % count] += sum(values);
+        }
+        *total += (values.len() / count) as u64;
+    }
+
+    /// The ranges, rounded as the calibration record keeps them.
+    pub fn ranges(&self, method: RangeMethod, activations: Activations) -> Ranges {
+        let mut ranges = Ranges::new();
+        for (name, histogram) in &self.histograms {
+            let range = match method {
+                RangeMethod::MinMax => histogram.range(),
+                RangeMethod::LeastError => histogram.least_error(activations),
+                RangeMethod::Percentile(share) => histogram.percentile(share),
+            };
+            if let Some(range) = range {
+                ranges.insert(name, range);
+            }
+        }
+        ranges.rounded()
+    }
+
+    /// Mean of each channel of each weighted node's input, rounded to three decimal digits: finer would not move a
+    /// bias, and differs between processors.
+    pub fn means(&self) -> BTreeMap<String, Vec<f32>> {
+        let mean = |(sums, total): &(Vec<f64>, u64)| {
+            sums.iter().map(|sum| rounded(sum / (*total).max(1) as f64)).collect::<Vec<f32>>()
+        };
+        self.sums.iter().map(|(name, sums)| (name.clone(), mean(sums))).collect()
+    }
+}
+
+/// Sixteen running sums, so that the compiler can use wide registers and the order is still fixed.
+fn sum(values: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0f64; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(chunk[lane]);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value)).sum::<f64>()
+}
+
+/// The number with three significant decimal digits that is nearest.
+fn rounded(value: f64) -> f32 {
+    if !value.is_finite() {
+        return 0.0;
+    }
+    format!("{value:.2e}").parse().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_follow_the_channel_axis() {
+        let mut observed = Observed { histograms: BTreeMap::new(), sums: BTreeMap::new() };
+        let channels =
+            BTreeMap::from([("image".to_owned(), ChannelAxis::Second), ("row".to_owned(), ChannelAxis::Last)]);
+        for scale in [1.0, 3.0] {
+            let values = [1.0, 2.0, 10.0, 20.0].map(|value| value * scale);
+            observed.add("image", &[1, 2, 1, 2], &values, &channels);
+            observed.add("row", &[2, 2], &values, &channels);
+            observed.add("other", &[4], &values, &channels);
+        }
+        let means = observed.means();
+        assert_eq!(means["image"], [3.0, 30.0]);
+        assert_eq!(means["row"], [11.0, 22.0]);
+        assert_eq!(means.len(), 2);
+    }
+
+    #[test]
+    fn means_are_rounded_to_three_digits() {
+        for (value, expected) in [(0.123456, 0.123), (-1234.5, -1230.0), (0.0, 0.0), (f64::NAN, 0.0), (9.999, 10.0)] {
+            assert_eq!(rounded(value), expected);
+        }
+    }
+}
