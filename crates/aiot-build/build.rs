@@ -10,7 +10,7 @@ const CODE: [(&str, &[&str]); 5] = [
     ("aiot-onnx", &["aiot-onnx/src", "aiot-build/src/execute/quantize.rs"]),
     ("aiot-inference", &["aiot-inference/src", "aiot-package/src", "aiot-build/src/execute/measure.rs"]),
     ("aiot-oci", &["aiot-oci/src", "aiot-package/src", "aiot-build/src/execute/image.rs"]),
-    ("aiot-debian", &["aiot-debian/src", "aiot-build/src/execute/base.rs"]),
+    ("aiot-debian", &["aiot-debian/src", "aiot-plan/src/architecture.rs", "aiot-build/src/execute/base.rs"]),
     ("aiot-toolchain", &["aiot-toolchain/src", "aiot-build/src/execute/compile.rs"]),
 ];
 

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use aiot_debian::{Architecture, MIRROR_VARIABLE, Mirror, Verifier};
-use aiot_oci::Digest;
+use aiot_debian::{MIRROR_VARIABLE, Mirror, Verifier};
 use aiot_plan::Workspace;
-use aiot_plan::lock::{ClosureRequest, Lock, LockedClosure, LockedPackage, LockedWheel, WheelRequest};
+use aiot_plan::lock::{ClosureRequest, Lock, LockedClosure, LockedWheel, WheelRequest};
 use aiot_plan::plan::Unlocked;
-use aiot_plan::tools::HOST_PLATFORM;
-use aiot_toolchain::wheels::{self, WheelMachine};
+use aiot_toolchain::wheels;
 
 use crate::error::{BuildError, io};
 use crate::events::{Event, Sink};
@@ -105,21 +103,8 @@ pub fn look_up(
 }
 
 fn look_up_wheel(paths: &Paths, request: &WheelRequest) -> Result<LockedWheel, BuildError> {
-    let machine = (!request.platform.starts_with(HOST_PLATFORM)).then(|| WheelMachine {
-        python_version: wheels::ENGINE_PYTHON_VERSION.to_owned(),
-        platforms: vec![request.platform.clone()],
-    });
-    let wanted =
-        wheels::WheelRequest { package: request.package.clone(), version: request.version.clone(), machine };
-    let (found, _) = wheels::pip_download(&wanted, &paths.downloads()).map_err(BuildError::other)?;
-    Ok(LockedWheel {
-        package: request.package.clone(),
-        platform: request.platform.clone(),
-        version: found.version,
-        filename: found.filename,
-        size_bytes: found.size_bytes,
-        digest: Digest::from_hex(&found.sha256).map_err(BuildError::other)?,
-    })
+    let (wheel, _) = wheels::pip_download(request, &paths.downloads()).map_err(BuildError::other)?;
+    Ok(wheel)
 }
 
 /// The mirror: an environment file's key, the variable, or what the host's apt uses.
@@ -148,7 +133,7 @@ fn fetch_index(
         network,
         &mirror.url,
         &request.suite,
-        architecture(&request.architecture),
+        request.architecture.parse().map_err(BuildError::Other)?,
         &Verifier::default(),
     )
     .map_err(BuildError::other)?;
@@ -160,20 +145,7 @@ fn fetch_index(
 
 fn resolve_closure(index: &aiot_debian::Index, request: &ClosureRequest) -> Result<LockedClosure, BuildError> {
     let exclude: BTreeSet<String> = request.exclude.iter().cloned().collect();
-    let packages = aiot_debian::resolve(index, &request.roots, &exclude).map_err(BuildError::other)?;
-    let package = packages
-        .into_iter()
-        .map(|found| {
-            Ok(LockedPackage {
-                digest: Digest::from_hex(&found.sha256).map_err(BuildError::other)?,
-                name: found.name,
-                version: found.version,
-                architecture: found.architecture,
-                filename: found.filename,
-                size_bytes: found.size_bytes,
-            })
-        })
-        .collect::<Result<_, BuildError>>()?;
+    let package = aiot_debian::resolve(index, &request.roots, &exclude).map_err(BuildError::other)?;
     Ok(LockedClosure {
         suite: request.suite.clone(),
         architecture: request.architecture.clone(),
@@ -181,13 +153,4 @@ fn resolve_closure(index: &aiot_debian::Index, request: &ClosureRequest) -> Resu
         exclude: request.exclude.clone(),
         package,
     })
-}
-
-/// Debian's architecture by its word; the plan knows only these three.
-pub fn architecture(word: &str) -> Architecture {
-    match word {
-        "amd64" => Architecture::Amd64,
-        "arm64" => Architecture::Arm64,
-        _ => Architecture::Armhf,
-    }
 }

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aiot_oci::Digest;
+use aiot_plan::declare::BuilderKind;
 use aiot_plan::plan::Facts;
 use aiot_plan::records::{CALIBRATION_FILE, Calibration, MEASURED_FILE, MeasuredFile};
 use aiot_plan::{ModelName, ModuleName, Workspace};
+use aiot_toolchain::builder::{container_builder, system_linker};
 use aiot_toolchain::sources::{ModuleSources, SourceWorkspace};
+use aiot_toolchain::triple::triple_facts;
+use aiot_toolchain::versions::{linker_version, rustc_version};
 use sha2::Digest as _;
 
 use crate::cache::FileState;
@@ -151,8 +155,9 @@ pub fn observe(paths: &Paths, workspace: &Workspace, files: &mut FileIndex) -> R
             facts.modules.insert(model.module.clone(), module_digest(paths, &module, files)?);
             if facts.rustc.is_empty() {
                 let channel = module.toolchain_channel.as_deref();
-                facts.rustc =
-                    aiot_toolchain::versions::rustc_version(&paths.root, channel).map_err(BuildError::other)?.to_string();
+                let rustc = rustc_version(&paths.root, channel).map_err(BuildError::other)?;
+                facts.rustc = rustc.to_string();
+                facts.linkers = linkers(workspace, &rustc.host)?;
             }
             observation.modules.insert(model.module.clone(), module);
         }
@@ -160,6 +165,30 @@ pub fn observe(paths: &Paths, workspace: &Workspace, files: &mut FileIndex) -> R
     files.save()?;
     observation.facts = facts;
     Ok(observation)
+}
+
+/// Versions of the linkers that targets name and that are no wheels. One that is not there is left out: the compile
+/// that needs it says what to install, and a workspace whose programs are in the store needs none.
+fn linkers(workspace: &Workspace, host: &str) -> Result<BTreeMap<(BuilderKind, String), String>, BuildError> {
+    let mut versions = BTreeMap::new();
+    for target in workspace.targets.values() {
+        let builder = target.builder.unwrap_or_default();
+        let program = match builder {
+            BuilderKind::Zigbuild => continue,
+            BuilderKind::Cargo => triple_facts(&target.triple)
+                .ok()
+                .and_then(|facts| system_linker(facts, host).ok())
+                .map(|linker| linker.gcc),
+            BuilderKind::Cross => container_builder().ok().map(|container| container.cross),
+        };
+        let place = (builder, target.triple.clone());
+        if let Some(program) = program
+            && !versions.contains_key(&place)
+        {
+            versions.insert(place, linker_version(&program).map_err(BuildError::other)?);
+        }
+    }
+    Ok(versions)
 }
 
 /// Folder of a model's records: beside its file where that is `models/<name>/…`, so that a folder can be copied whole.

@@ -1,10 +1,9 @@
 //! What a library asks of the dynamic loader.
 
+use aiot_plan::architecture::Architecture;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, FileKind};
-
-use crate::architecture::Architecture;
 
 /// More than any library has; a table beyond it is damage.
 const NEEDED_LIMIT: usize = 1024;

@@ -1,14 +1,15 @@
 //! Fetching a locked package: from the store, else the mirror, else a declared snapshot archive.
 //!
 //! The network and the store are the caller's ([`Fetch`], [`Store`]); what comes from either is checked here against
-//! the lock's size and SHA-256 before anybody sees it.
+//! the lock's size and digest before anybody sees it.
 
 use std::fmt;
 use std::io;
 
-use sha2::{Digest, Sha256};
+use aiot_package::Digest;
+use aiot_plan::lock::LockedPackage;
 
-use crate::lock::{LockedPackage, LockedPackageError};
+use crate::lock::{LockedPackageError, check_package};
 
 /// Gets files from the network.
 pub trait Fetch {
@@ -22,17 +23,17 @@ pub trait Fetch {
 
 /// Keeps blobs by digest.
 pub trait Store {
-    /// The blob with that SHA-256 (lower-case hexadecimal), if it is there.
+    /// The blob with that digest, if it is there.
     ///
     /// # Errors
     /// The store's own.
-    fn get(&self, sha256: &str) -> io::Result<Option<Vec<u8>>>;
+    fn get(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>>;
 
-    /// Keeps a blob whose SHA-256 has been checked, in place of what is kept under it.
+    /// Keeps a blob whose digest has been checked, in place of what is kept under it.
     ///
     /// # Errors
     /// The store's own.
-    fn put(&self, sha256: &str, bytes: &[u8]) -> io::Result<()>;
+    fn put(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()>;
 }
 
 /// Why a URL gave no bytes.
@@ -187,13 +188,13 @@ pub fn fetch_package(
     package: &LockedPackage,
     sources: &PackageSources<'_>,
 ) -> Result<FetchedPackage, PackageError> {
-    package.check()?;
+    check_package(package)?;
     let store_error = |source| PackageError::Store {
         name: package.name.clone(),
         source,
     };
     let mut attempts = Vec::new();
-    let stored = sources.store.get(&package.sha256).map_err(store_error)?;
+    let stored = sources.store.get(&package.digest).map_err(store_error)?;
     let store_was_corrupt = match stored {
         None => {
             attempts.push(Attempt {
@@ -203,7 +204,7 @@ pub fn fetch_package(
             });
             false
         }
-        Some(bytes) => match check_bytes(&bytes, package.size_bytes, &package.sha256) {
+        Some(bytes) => match check_bytes(&bytes, package.size_bytes, &package.digest) {
             Ok(()) => {
                 return Ok(FetchedPackage {
                     bytes,
@@ -236,7 +237,7 @@ pub fn fetch_package(
         let url = format!("{}/{}", base.trim_end_matches('/'), package.filename);
         let outcome = fetch.fetch(&url, package.size_bytes).and_then(|bytes| {
             // Other bytes under the same name: not a hiccup, but another source may have the right ones.
-            check_bytes(&bytes, package.size_bytes, &package.sha256)
+            check_bytes(&bytes, package.size_bytes, &package.digest)
                 .map(|()| bytes)
                 .map_err(|reason| FetchError::Failed {
                     reason,
@@ -245,7 +246,7 @@ pub fn fetch_package(
         });
         match outcome {
             Ok(bytes) => {
-                sources.store.put(&package.sha256, &bytes).map_err(store_error)?;
+                sources.store.put(&package.digest, &bytes).map_err(store_error)?;
                 return Ok(FetchedPackage {
                     bytes,
                     origin,
@@ -265,27 +266,16 @@ pub fn fetch_package(
     })
 }
 
-/// Checks bytes against a size and a SHA-256; the error is the sentence to show.
-pub(crate) fn check_bytes(bytes: &[u8], size_bytes: u64, sha256: &str) -> Result<(), String> {
+/// Checks bytes against a size and a digest; the error is the sentence to show.
+pub(crate) fn check_bytes(bytes: &[u8], size_bytes: u64, digest: &Digest) -> Result<(), String> {
     if bytes.len() as u64 != size_bytes {
         return Err(format!("{} bytes came, expected {size_bytes}", bytes.len()));
     }
-    let found = sha256_hex(bytes);
-    if found != sha256 {
-        return Err(format!("SHA-256 is {found}, expected {sha256}"));
+    let found = Digest::of(bytes);
+    if found != *digest {
+        return Err(format!("SHA-256 is {}, expected {}", found.hex(), digest.hex()));
     }
     Ok(())
-}
-
-/// SHA-256 as 64 lower-case hexadecimal digits.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 /// `url` without user name, password and query, for messages.

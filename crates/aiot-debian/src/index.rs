@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
 
-use crate::architecture::Architecture;
+use aiot_package::Digest;
+use aiot_plan::architecture::Architecture;
+use aiot_plan::lock::LockedPackage;
+
 use crate::compression::{self, Limited};
 use crate::dependency::{Alternatives, DependencyError, is_package_name, parse_dependencies};
 use crate::fetch::{Fetch, FetchError, check_bytes, redact_url};
-use crate::lock::{LockedPackage, LockedPackageError};
+use crate::lock::{LockedPackageError, check_package};
 use crate::signature::{Signature, SignatureError, Verifier};
 use crate::stanza::{Stanza, stanzas};
 use crate::version::compare_versions;
@@ -111,7 +114,7 @@ pub fn fetch_index(
         source,
     })?;
     let path = format!("main/binary-{architecture}/Packages.xz");
-    let (sha256, size_bytes) =
+    let (digest, size_bytes) =
         listed_file(&release, suite, &path).map_err(|reason| content_error(&release_url, reason))?;
     if size_bytes > COMPRESSED_INDEX_LIMIT_BYTES {
         return Err(content_error(
@@ -120,7 +123,10 @@ pub fn fetch_index(
         ));
     }
     // By hash first: a mirror that is just being updated then still gives the file that this InRelease means.
-    let by_hash = format!("{root}/main/binary-{architecture}/by-hash/SHA256/{sha256}");
+    let by_hash = format!(
+        "{root}/main/binary-{architecture}/by-hash/SHA256/{}",
+        digest.hex()
+    );
     let (url, compressed) = match get(&by_hash, size_bytes) {
         Err(IndexError::Fetch {
             source: FetchError::NotFound,
@@ -132,7 +138,7 @@ pub fn fetch_index(
         }
         result => (by_hash, result?),
     };
-    check_bytes(&compressed, size_bytes, &sha256).map_err(|reason| {
+    check_bytes(&compressed, size_bytes, &digest).map_err(|reason| {
         let note = "the mirror is between two updates, or a proxy changed the file; try again later";
         content_error(&url, format!("{reason}; {note}"))
     })?;
@@ -144,8 +150,8 @@ pub fn fetch_index(
     Ok((Index::new(text, architecture), signature))
 }
 
-/// SHA-256 and size of `path` in a `Release` text for `suite`; the error is the sentence to show.
-fn listed_file(release: &str, suite: &str, path: &str) -> Result<(String, u64), String> {
+/// Digest and size of `path` in a `Release` text for `suite`; the error is the sentence to show.
+fn listed_file(release: &str, suite: &str, path: &str) -> Result<(Digest, u64), String> {
     let release = Stanza::new(release);
     let names: Vec<_> = ["Codename", "Suite"]
         .into_iter()
@@ -172,10 +178,9 @@ fn listed_file(release: &str, suite: &str, path: &str) -> Result<(String, u64), 
     let size_bytes = size
         .parse()
         .map_err(|_| format!("the size of {path} is `{size}`"))?;
-    if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(format!("the SHA-256 of {path} is `{sha256}`"));
-    }
-    Ok((sha256.to_ascii_lowercase(), size_bytes))
+    let digest = Digest::from_hex(&sha256.to_ascii_lowercase())
+        .map_err(|_| format!("the SHA-256 of {path} is `{sha256}`"))?;
+    Ok((digest, size_bytes))
 }
 
 impl Index {
@@ -311,16 +316,25 @@ impl<'a> PackageRecord<'a> {
     /// [`IndexError::Stanza`] where a field is missing or unusable.
     pub fn locked(self) -> Result<LockedPackage, IndexError> {
         let text = |field| self.stanza.field(field).unwrap_or_default().to_string();
+        let sha256 = text("SHA256");
+        let digest = Digest::from_hex(&sha256).map_err(|_| {
+            let expected = "64 lower-case hexadecimal digits";
+            LockedPackageError::new(self.name(), "sha256", &sha256, expected)
+        });
         let locked = LockedPackage {
             name: text("Package"),
             version: text("Version"),
             architecture: text("Architecture"),
             filename: text("Filename"),
             size_bytes: text("Size").parse().unwrap_or(0),
-            sha256: text("SHA256"),
+            // Filled in when the rest is right: a stanza without a file is told of its file name.
+            digest: Digest::of(b""),
         };
-        locked.check()?;
-        Ok(locked)
+        check_package(&locked)?;
+        Ok(LockedPackage {
+            digest: digest?,
+            ..locked
+        })
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use aiot_plan::lock::LockedPackage;
+
 use crate::dependency::Relation;
 use crate::index::{Index, IndexError, PackageRecord};
-use crate::lock::LockedPackage;
 
 /// A closure larger than this is no base of an edge image.
 const CLOSURE_LIMIT: usize = 4096;

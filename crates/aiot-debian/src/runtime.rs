@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::architecture::Architecture;
+use aiot_plan::architecture::Architecture;
+
 use crate::elf::{ElfError, read_elf};
 use crate::tree::{FileTree, FoundFile};
 

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
+use aiot_package::Digest;
+use aiot_plan::lock::LockedPackage;
 use flate2::{Compression, write::GzEncoder};
 use lzma_rust2::{XzOptions, XzWriter};
 use tar::{EntryType, Header};
-
-use crate::lock::LockedPackage;
 
 /// A `.deb` in the making; architecture armhf, version 1.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Deb {
             architecture: "armhf".into(),
             filename: format!("pool/{}.deb", self.name),
             size_bytes: 1,
-            sha256: "0".repeat(64),
+            digest: Digest::from_bytes([0; 32]),
         }
     }
 

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aiot_plan::lock::LockedPackage;
+
 use crate::archive::{ArchiveError, Entry, EntryKind, read_package};
-use crate::lock::LockedPackage;
 use crate::stanza::Stanza;
 
 /// As many symbolic links as the kernel follows.

@@ -11,10 +11,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use aiot_debian::{
-    Architecture, Fetch, FetchError, FileTree, LockedPackage, PackageSources, RuntimeFile, RuntimeFileKind,
-    Signature, SignatureError, Store, Verifier, choose_mirror, fetch_index, fetch_package, read_apt_sources,
-    read_elf, resolve, runtime_files,
+    Fetch, FetchError, FileTree, PackageSources, RuntimeFile, RuntimeFileKind, Signature, SignatureError,
+    Store, Verifier, choose_mirror, fetch_index, fetch_package, read_apt_sources, read_elf, resolve,
+    runtime_files,
 };
+use aiot_package::Digest;
+use aiot_plan::architecture::Architecture;
+use aiot_plan::lock::LockedPackage;
 
 struct Web(reqwest::blocking::Client);
 
@@ -59,11 +62,11 @@ impl Fetch for Web {
 struct NoStore;
 
 impl Store for NoStore {
-    fn get(&self, _: &str) -> io::Result<Option<Vec<u8>>> {
+    fn get(&self, _: &Digest) -> io::Result<Option<Vec<u8>>> {
         Ok(None)
     }
 
-    fn put(&self, _: &str, _: &[u8]) -> io::Result<()> {
+    fn put(&self, _: &Digest, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
 }

@@ -231,15 +231,29 @@ pub enum Processor {
 }
 
 /// What compiles a module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum BuilderKind {
     /// cargo with the system's (cross) linker.
     Cargo,
     /// cargo-zigbuild with the pip package `ziglang`: the same bytes on any machine.
+    #[default]
     Zigbuild,
     /// `cross` in a container.
     Cross,
+}
+
+impl BuilderKind {
+    /// The name in declarations and names of actions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BuilderKind::Cargo => "cargo",
+            BuilderKind::Zigbuild => "zigbuild",
+            BuilderKind::Cross => "cross",
+        }
+    }
 }
 
 /// `[target.<name>.engine]`

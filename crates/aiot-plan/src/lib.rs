@@ -3,10 +3,12 @@
 //! - [`declare`]: what people write, with source spans.
 //! - [`resolve`]: what it means ([`workspace`]), or every error at once ([`diagnose`]).
 //! - [`compatibility`]: pairs of model and target that cannot work, given facts about the files.
+//! - [`architecture`]: Debian's words and folders for a processor.
 //! - [`lock`]: `aiot.lock`, every outside input by digest.
 //! - [`action`], [`plan`]: the graph of actions, what each is keyed by, and why it must run.
 
 pub mod action;
+pub mod architecture;
 pub mod compatibility;
 pub mod create_options;
 pub mod declare;

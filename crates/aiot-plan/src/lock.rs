@@ -188,6 +188,15 @@ impl Lock {
             .find(|wheel| wheel.package == package && wheel.platform == platform)
     }
 
+    /// The wheel that was locked for a request, its version included: two may stand beside each other.
+    pub fn requested_wheel(&self, wanted: &WheelRequest) -> Option<&LockedWheel> {
+        self.wheel.iter().find(|wheel| {
+            wheel.package == wanted.package
+                && wheel.version == wanted.version
+                && wheel.platform == wanted.platform
+        })
+    }
+
     /// The closure that was resolved for exactly these roots.
     pub fn closure(&self, wanted: &ClosureRequest) -> Option<&LockedClosure> {
         self.debian.iter().find(|closure| {
@@ -273,6 +282,29 @@ mod tests {
         let again = Lock::parse(&text).unwrap();
         assert_eq!(again.render(), text);
         assert_eq!(again.debian[0].package[0].name, "a", "sorted");
+    }
+
+    #[test]
+    fn a_package_is_kebab_case_toml_and_back() {
+        let locked = LockedPackage {
+            name: "libc6".into(),
+            version: "2.41-12+deb13u4".into(),
+            architecture: "armhf".into(),
+            filename: "pool/main/x/libc6_2.41-12+deb13u4_armhf.deb".into(),
+            size_bytes: 10,
+            digest: Digest::from_bytes([0; 32]),
+        };
+        let text = toml::to_string(&locked).unwrap();
+        assert_eq!(
+            text,
+            "name = \"libc6\"\nversion = \"2.41-12+deb13u4\"\narchitecture = \"armhf\"\n\
+             filename = \"pool/main/x/libc6_2.41-12+deb13u4_armhf.deb\"\nsize-bytes = 10\n\
+             digest = \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"\n"
+        );
+        assert_eq!(toml::from_str::<LockedPackage>(&text).unwrap(), locked);
+        for wrong in [format!("{text}other = 1\n"), text.replace("000\"", "00A\"")] {
+            assert!(toml::from_str::<LockedPackage>(&wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

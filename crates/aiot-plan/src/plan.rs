@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::action::{Action, DirtyReason, Lookup, Output, PackageParameters, Record, Results, compare, key};
 use crate::declare::{BuilderKind, Granularity};
-use crate::lock::{ClosureRequest, Lock, LockedWheel, WheelRequest};
+use crate::lock::{ClosureRequest, Lock, WheelRequest};
 use crate::names::{ModelName, ModuleName, TargetName};
 use crate::records::{calibration_subject, measured_subject};
 use crate::tools;
@@ -30,6 +30,9 @@ pub struct Facts {
     pub host_architecture: String,
     /// `rustc`'s release.
     pub rustc: String,
+    /// The version of the linker that is no wheel, by builder and Rust target: the system's C compiler, or `cross`
+    /// with its container. A linker that is not here has none: compiling with it fails and says what to install.
+    pub linkers: BTreeMap<(BuilderKind, String), String>,
     /// Files by path below the workspace: models and labels.
     pub files: BTreeMap<String, Digest>,
     /// Data sets by path below the workspace: a digest over names, contents and labels.
@@ -307,7 +310,7 @@ impl Builder<'_> {
     }
 
     fn engine(&mut self, request: &WheelRequest) -> Option<usize> {
-        let Some(wheel) = self.locked_wheel(request) else {
+        let Some(wheel) = self.lock.requested_wheel(request).cloned() else {
             self.unlocked.wheels.insert(request.clone());
             return None;
         };
@@ -316,19 +319,6 @@ impl Builder<'_> {
             request.package, request.version, request.platform
         );
         Some(self.add(id, Action::FetchEngine { wheel }, vec![], &["aiot-toolchain"]))
-    }
-
-    fn locked_wheel(&self, request: &WheelRequest) -> Option<LockedWheel> {
-        // By version too: two targets may want different ones for the same platform.
-        let WheelRequest {
-            package,
-            version,
-            platform,
-        } = request;
-        let is_wanted = |wheel: &&LockedWheel| {
-            wheel.package == *package && wheel.version == *version && wheel.platform == *platform
-        };
-        self.lock.wheel.iter().find(is_wanted).cloned()
     }
 
     fn model(&mut self, model: &Model, targets: &[&Target]) {
@@ -582,15 +572,17 @@ impl Builder<'_> {
     }
 
     fn module_layer(&mut self, module: &ModuleName, target: &Target) -> Option<usize> {
-        let builder = target.builder.unwrap_or(BuilderKind::Zigbuild);
+        let builder = target.builder.unwrap_or_default();
         let mut tool_versions = BTreeMap::from([("rustc".to_owned(), self.facts.rustc.clone())]);
         if builder == BuilderKind::Zigbuild {
             for request in tools::zig_wheels(&self.facts.host_architecture) {
-                if self.locked_wheel(&request).is_none() {
+                if self.lock.requested_wheel(&request).is_none() {
                     self.unlocked.wheels.insert(request.clone());
                 }
                 tool_versions.insert(request.package, request.version);
             }
+        } else if let Some(version) = self.facts.linkers.get(&(builder, target.triple.clone())) {
+            tool_versions.insert("linker".to_owned(), version.clone());
         }
         let sources = self
             .facts
@@ -602,7 +594,7 @@ impl Builder<'_> {
             "{module} {} glibc {} {}",
             target.triple,
             target.glibc,
-            builder_word(builder)
+            builder.as_str()
         );
         let binary = self.add(
             format!("compile {place}"),
@@ -643,7 +635,7 @@ impl Builder<'_> {
         packages: &[String],
         exclude: &[String],
     ) -> Option<TargetParts> {
-        let architecture = target.platform.debian_architecture().to_owned();
+        let architecture = target.platform.debian_architecture();
         let mut roots = packages.to_vec();
         let library = match &target.engine.source {
             EngineFrom::Debian { package, library } => {
@@ -654,7 +646,7 @@ impl Builder<'_> {
         };
         let request = ClosureRequest {
             suite: suite.to_owned(),
-            architecture,
+            architecture: architecture.to_string(),
             roots: sorted(roots),
             exclude: sorted(exclude.to_vec()),
         };
@@ -696,7 +688,7 @@ impl Builder<'_> {
                 layers.push(("engine layer".to_owned(), output(node, "engine-layer")));
                 format!(
                     "/usr/lib/{}/{}",
-                    multiarch(&target.triple),
+                    architecture.multiarch(),
                     library.unwrap_or_default()
                 )
             }
@@ -774,23 +766,6 @@ fn sorted(mut list: Vec<String>) -> Vec<String> {
     list.sort();
     list.dedup();
     list
-}
-
-fn builder_word(builder: BuilderKind) -> &'static str {
-    match builder {
-        BuilderKind::Cargo => "cargo",
-        BuilderKind::Zigbuild => "zigbuild",
-        BuilderKind::Cross => "cross",
-    }
-}
-
-/// Debian's library folder of a triple.
-pub fn multiarch(triple: &str) -> &'static str {
-    match triple {
-        "aarch64-unknown-linux-gnu" => "aarch64-linux-gnu",
-        "armv7-unknown-linux-gnueabihf" => "arm-linux-gnueabihf",
-        _ => "x86_64-linux-gnu",
-    }
 }
 
 /// How a model of the workspace is run.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aiot_package::{Activation, Digest, InputSpec, Metric, Precision, Task};
 
+use crate::architecture::Architecture;
 use crate::declare::{
     BuilderKind, ExecutionProviderName, GpuScheme, Granularity, ImageBase, Processor, Scheme,
 };
@@ -169,12 +170,12 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Debian's word for the architecture.
-    pub fn debian_architecture(&self) -> &'static str {
+    /// What Debian calls it.
+    pub fn debian_architecture(&self) -> Architecture {
         match self.architecture.as_str() {
-            "amd64" => "amd64",
-            "arm64" => "arm64",
-            _ => "armhf",
+            "amd64" => Architecture::Amd64,
+            "arm64" => Architecture::Arm64,
+            _ => Architecture::Armhf,
         }
     }
 }

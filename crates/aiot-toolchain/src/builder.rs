@@ -4,51 +4,13 @@
 //! rights, links against the C library version that the target asks for, and gives the same bytes on any machine. The
 //! system's linkers and libraries differ from machine to machine; they are for targets that zig does not serve well.
 
-use std::fmt;
 use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
 
 use crate::process::find_program;
 use crate::triple::TripleFacts;
 use crate::wheels::ZigTools;
 
-/// What a target may declare as its `builder`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Builder {
-    /// `cargo build` with the system's (cross) linker.
-    Cargo,
-    /// `cargo zigbuild`, from pinned wheels.
-    #[default]
-    Zigbuild,
-    /// `cross build`, in a container.
-    Cross,
-}
-
-impl Builder {
-    /// The name in declarations and keys.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Builder::Cargo => "cargo",
-            Builder::Zigbuild => "zigbuild",
-            Builder::Cross => "cross",
-        }
-    }
-}
-
-impl fmt::Display for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The declared builder, or zig.
-pub fn choose_builder(declared: Option<Builder>) -> Builder {
-    declared.unwrap_or_default()
-}
-
-/// A builder that is ready to work for one target.
+/// A [builder](aiot_plan::declare::BuilderKind) that is ready to work for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Linker {
     /// zig, unpacked.
@@ -165,12 +127,6 @@ mod tests {
 
     fn machine_with(programs: &'static [&'static str]) -> impl Fn(&str) -> Option<PathBuf> {
         move |name| programs.contains(&name).then(|| PathBuf::from("/bin").join(name))
-    }
-
-    #[test]
-    fn zig_is_the_default() {
-        assert_eq!(choose_builder(None), Builder::Zigbuild);
-        assert_eq!(choose_builder(Some(Builder::Cross)), Builder::Cross);
     }
 
     #[track_caller]

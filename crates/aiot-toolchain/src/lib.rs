@@ -11,8 +11,9 @@
 //! | [`elf`] | machine, float ABI, interpreter, libraries and C library version of a finished file |
 //! | [`versions`] | the tool versions that belong into an action's key |
 //!
-//! Synchronous: processes and files, no network of its own (pip, cargo and rustup have theirs). It knows nothing of
-//! plans, stores or images; whoever calls it decides when to call and what to keep.
+//! Synchronous: processes and files, no network of its own (pip, cargo and rustup have theirs). Of the plan it knows
+//! only what the lock says of a wheel, and nothing of stores or images; whoever calls it decides when to call and what
+//! to keep.
 
 #![warn(missing_docs)]
 

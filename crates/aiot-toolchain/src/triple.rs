@@ -1,4 +1,4 @@
-//! The Rust targets that modules are compiled for, and what each means for linkers, wheels and ELF headers.
+//! The Rust targets that modules are compiled for, and what each means for linkers and ELF headers.
 //!
 //! One table, because five places need it. Only targets with the GNU C library: ONNX Runtime is loaded at run time,
 //! and a static musl program cannot load anything.
@@ -22,8 +22,6 @@ pub struct TripleFacts {
     pub gnu_prefix: &'static str,
     /// The Debian packages that bring compiler and C library for it.
     pub debian_packages: &'static str,
-    /// The architecture in the platform tag of a Python wheel.
-    pub wheel_arch: &'static str,
 }
 
 const TRIPLES: [TripleFacts; 5] = [
@@ -35,7 +33,6 @@ const TRIPLES: [TripleFacts; 5] = [
         interpreter: "/lib/ld-linux-aarch64.so.1",
         gnu_prefix: "aarch64-linux-gnu",
         debian_packages: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-        wheel_arch: "aarch64",
     },
     TripleFacts {
         triple: "arm-unknown-linux-gnueabihf",
@@ -45,7 +42,6 @@ const TRIPLES: [TripleFacts; 5] = [
         interpreter: "/lib/ld-linux-armhf.so.3",
         gnu_prefix: "arm-linux-gnueabihf",
         debian_packages: "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
-        wheel_arch: "armv6l",
     },
     TripleFacts {
         triple: "armv7-unknown-linux-gnueabihf",
@@ -55,7 +51,6 @@ const TRIPLES: [TripleFacts; 5] = [
         interpreter: "/lib/ld-linux-armhf.so.3",
         gnu_prefix: "arm-linux-gnueabihf",
         debian_packages: "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
-        wheel_arch: "armv7l",
     },
     TripleFacts {
         triple: "riscv64gc-unknown-linux-gnu",
@@ -65,7 +60,6 @@ const TRIPLES: [TripleFacts; 5] = [
         interpreter: "/lib/ld-linux-riscv64-lp64d.so.1",
         gnu_prefix: "riscv64-linux-gnu",
         debian_packages: "gcc-riscv64-linux-gnu libc6-dev-riscv64-cross",
-        wheel_arch: "riscv64",
     },
     TripleFacts {
         triple: "x86_64-unknown-linux-gnu",
@@ -75,7 +69,6 @@ const TRIPLES: [TripleFacts; 5] = [
         interpreter: "/lib64/ld-linux-x86-64.so.2",
         gnu_prefix: "x86_64-linux-gnu",
         debian_packages: "gcc-x86-64-linux-gnu libc6-dev-amd64-cross",
-        wheel_arch: "x86_64",
     },
 ];
 

@@ -1,12 +1,9 @@
-//! The tool versions that belong into the key of a compile.
+//! The tool versions that belong into the key of a compile: the compiler, and a linker that comes from no wheel.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::builder::Linker;
 use crate::process::{ProcessError, clean_command, find_program, run};
-use crate::wheels::LockedWheel;
 
 /// The compiler, as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,35 +64,14 @@ pub fn rustc_version(workspace_root: &Path, channel: Option<&str>) -> Result<Rus
     parse(&run(&mut command, &mut |_| {})?)
 }
 
-/// Everything besides sources and target that decides the bytes of a module: tool → version, for the key.
-///
-/// zig's and cargo-zigbuild's versions come from `wheels` and not from their hashes: a host of another kind takes
-/// other wheels of the same version and gives the same bytes. A system's compiler is asked, since it is what it is.
+/// The version of a linker that comes from no wheel (the system's compiler, `cross`), as it says itself, for the key.
 ///
 /// # Errors
 /// [`VersionError::Linker`].
-pub fn tool_versions(
-    rustc: &RustcVersion,
-    linker: &Linker,
-    wheels: &[LockedWheel],
-) -> Result<BTreeMap<String, String>, VersionError> {
-    let mut versions = BTreeMap::from([("rustc".to_owned(), rustc.to_string())]);
-    let asked = |program: &Path| {
-        let mut command = clean_command(program, &|_| false);
-        let answer = run(command.arg("--version"), &mut |_| {}).map_err(VersionError::Linker)?;
-        Ok::<_, VersionError>(answer.lines().next().unwrap_or_default().trim().to_owned())
-    };
-    match linker {
-        Linker::Zig(_) => {
-            let tools = wheels
-                .iter()
-                .filter(|wheel| ["cargo-zigbuild", "ziglang"].contains(&&*wheel.package));
-            versions.extend(tools.map(|wheel| (wheel.package.clone(), wheel.version.clone())));
-        }
-        Linker::System(system) => drop(versions.insert("gcc".to_owned(), asked(&system.gcc)?)),
-        Linker::Container(container) => drop(versions.insert("cross".to_owned(), asked(&container.cross)?)),
-    }
-    Ok(versions)
+pub fn linker_version(program: &Path) -> Result<String, VersionError> {
+    let mut command = clean_command(program, &|_| false);
+    let answer = run(command.arg("--version"), &mut |_| {}).map_err(VersionError::Linker)?;
+    Ok(answer.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 /// `rustc` of an installed toolchain, without rustup in between.
@@ -135,8 +111,6 @@ fn parse(answer: &str) -> Result<RustcVersion, VersionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::SystemLinker;
-    use crate::wheels::ZigTools;
 
     #[test]
     fn reads_what_rustc_says() {
@@ -149,45 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_wheels_and_of_the_systems_compiler() {
+    fn a_linker_says_its_version() {
         let rustc = rustc_version(Path::new(env!("CARGO_MANIFEST_DIR")), None).unwrap();
-        let wheel = |package: &str, version: &str| LockedWheel {
-            package: package.to_owned(),
-            version: version.to_owned(),
-            filename: String::new(),
-            sha256: String::new(),
-            size_bytes: 0,
-        };
-        let wheels = [
-            wheel("ziglang", "0.17.1"),
-            wheel("onnxruntime", "1.32.0"),
-            wheel("cargo-zigbuild", "0.24.0"),
-        ];
-        let nowhere = PathBuf::new();
-        let zig = ZigTools {
-            zig: nowhere.clone(),
-            cargo_zigbuild: nowhere.clone(),
-            cache_dir: nowhere,
-        };
-        let versions = tool_versions(&rustc, &Linker::Zig(zig), &wheels).unwrap();
-        let names: Vec<String> = versions
-            .into_iter()
-            .map(|(tool, version)| format!("{tool} {version}"))
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "cargo-zigbuild 0.24.0".to_owned(),
-                format!("rustc {rustc}"),
-                "ziglang 0.17.1".to_owned()
-            ]
-        );
-
-        let system = Linker::System(SystemLinker {
-            gcc: PathBuf::from("rustc"),
-            ar: None,
-        });
-        assert!(tool_versions(&rustc, &system, &wheels).unwrap()["gcc"].contains(&rustc.release));
+        let version = linker_version(Path::new("rustc")).unwrap();
+        assert!(version.contains(&rustc.release), "{version}");
+        let error = linker_version(Path::new("no-such-linker"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("the linker does not answer"), "{error}");
     }
 
     #[test]

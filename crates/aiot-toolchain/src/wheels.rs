@@ -14,69 +14,23 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde::{Deserialize, Serialize};
+use aiot_package::Digest;
+use aiot_plan::lock::{LockedWheel, WheelRequest};
+use aiot_plan::tools::HOST_PLATFORM;
 use sha2::{Digest as _, Sha256};
 
 pub use archive::{ArchiveError, EngineLibrary, engine_library, extract};
 pub use error::WheelError;
-pub use tags::{WheelTags, manylinux_platforms};
+pub use tags::WheelTags;
 pub use zig::{ZigTools, zig_tools};
 
 use crate::process::{ProcessError, run};
 
-/// The version of the wheel `ziglang` that a new lock starts with.
-pub const ZIG_VERSION: &str = "0.17.1";
-/// The version of the wheel `cargo-zigbuild` that a new lock starts with.
-pub const CARGO_ZIGBUILD_VERSION: &str = "0.24.0";
 /// The Python version whose engine wheel is taken. The library inside does not depend on it, a choice must be made.
-pub const ENGINE_PYTHON_VERSION: &str = "3.12";
+const ENGINE_PYTHON_VERSION: &str = "3.12";
 
 /// Longest wheel, 4 GiB.
 const WHEEL_LIMIT_BYTES: u64 = 4 << 30;
-
-/// One wheel, down to its bytes; stands in `aiot.lock`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct LockedWheel {
-    /// The package's name as it was asked for, `ziglang`.
-    pub package: String,
-    /// Its version, `0.17.1`.
-    pub version: String,
-    /// The wheel's file name; it tells for which Python, C library and processor the wheel is.
-    pub filename: String,
-    /// SHA-256 of the file, 64 lower-case hexadecimal digits.
-    pub sha256: String,
-    /// Length of the file in bytes.
-    pub size_bytes: u64,
-}
-
-impl LockedWheel {
-    /// Whether this machine can run what is inside. A lock made elsewhere may hold tools for another machine.
-    pub fn fits_host(&self) -> bool {
-        WheelTags::parse(&self.filename)
-            .is_some_and(|tags| tags.fits(std::env::consts::OS, std::env::consts::ARCH))
-    }
-}
-
-/// Which wheel is wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WheelRequest {
-    /// The package, `onnxruntime`.
-    pub package: String,
-    /// Its exact version, `1.32.0`.
-    pub version: String,
-    /// For which machine; `None` for the one that pip runs on.
-    pub machine: Option<WheelMachine>,
-}
-
-/// A machine other than the one that pip runs on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WheelMachine {
-    /// `3.12`.
-    pub python_version: String,
-    /// Platform tags that it accepts, best first; see [`manylinux_platforms`].
-    pub platforms: Vec<String>,
-}
 
 /// Downloads a wheel into the folder `dest` and says what came.
 ///
@@ -94,6 +48,7 @@ pub fn pip_download(request: &WheelRequest, dest: &Path) -> Result<(LockedWheel,
     for (text, what) in [
         (&request.package, "package name"),
         (&request.version, "exact version"),
+        (&request.platform, "platform tag"),
     ] {
         if !is_name(text) {
             return Err(WheelError::BadRequest {
@@ -104,20 +59,17 @@ pub fn pip_download(request: &WheelRequest, dest: &Path) -> Result<(LockedWheel,
     }
     let mut flags = Vec::new();
     let mut machine = "this machine".to_owned();
-    if let Some(wanted) = &request.machine {
-        flags.extend(["--python-version".to_owned(), wanted.python_version.clone()]);
+    if !request.platform.starts_with(HOST_PLATFORM) {
         flags.extend(
-            wanted
-                .platforms
-                .iter()
-                .flat_map(|it| ["--platform".to_owned(), it.clone()]),
+            [
+                "--python-version",
+                ENGINE_PYTHON_VERSION,
+                "--platform",
+                &request.platform,
+            ]
+            .map(str::to_owned),
         );
-        let platforms = wanted
-            .platforms
-            .first()
-            .map(String::as_str)
-            .unwrap_or("any platform");
-        machine = format!("Python {} on {platforms} or older", wanted.python_version);
+        machine = format!("Python {ENGINE_PYTHON_VERSION} on {}", request.platform);
     }
     let path = pip(
         &format!("{}=={}", request.package, request.version),
@@ -125,7 +77,7 @@ pub fn pip_download(request: &WheelRequest, dest: &Path) -> Result<(LockedWheel,
         &flags,
         dest,
     )?;
-    let (sha256, size_bytes) = digest(&path)?;
+    let (digest, size_bytes) = read_digest(&path)?;
     let filename = path
         .file_name()
         .unwrap_or_default()
@@ -133,10 +85,11 @@ pub fn pip_download(request: &WheelRequest, dest: &Path) -> Result<(LockedWheel,
         .into_owned();
     let locked = LockedWheel {
         package: request.package.clone(),
+        platform: request.platform.clone(),
         version: request.version.clone(),
         filename,
-        sha256,
         size_bytes,
+        digest,
     };
     Ok((locked, path))
 }
@@ -180,7 +133,7 @@ pub fn verify(locked: &LockedWheel, path: &Path) -> Result<(), WheelError> {
         found,
         expected,
     };
-    let (sha256, size_bytes) = digest(path)?;
+    let (digest, size_bytes) = read_digest(path)?;
     if size_bytes != locked.size_bytes {
         return Err(mismatch(
             "size",
@@ -188,8 +141,8 @@ pub fn verify(locked: &LockedWheel, path: &Path) -> Result<(), WheelError> {
             locked.size_bytes.to_string(),
         ));
     }
-    if sha256 != locked.sha256 {
-        return Err(mismatch("sha256", sha256, locked.sha256.clone()));
+    if digest != locked.digest {
+        return Err(mismatch("sha256", digest.hex(), locked.digest.hex()));
     }
     Ok(())
 }
@@ -245,8 +198,8 @@ fn pip(requirement: &str, machine: &str, flags: &[String], dest: &Path) -> Resul
     Ok(path)
 }
 
-/// (SHA-256 in hexadecimal, length) of a file.
-fn digest(path: &Path) -> Result<(String, u64), WheelError> {
+/// Digest and length of a file.
+fn read_digest(path: &Path) -> Result<(Digest, u64), WheelError> {
     let error = |source| WheelError::Io {
         action: "read",
         path: path.to_owned(),
@@ -256,13 +209,7 @@ fn digest(path: &Path) -> Result<(String, u64), WheelError> {
     let mut hasher = HashWriter(Sha256::new());
     let size_bytes = io::copy(&mut io::Read::take(file, WHEEL_LIMIT_BYTES), &mut hasher).map_err(error)?;
     hasher.flush().map_err(error)?;
-    let sha256 = hasher
-        .0
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok((sha256, size_bytes))
+    Ok((Digest::from_bytes(hasher.0.finalize().into()), size_bytes))
 }
 
 struct HashWriter(Sha256);
@@ -285,16 +232,17 @@ mod tests {
     #[test]
     fn odd_requests_are_refused_before_pip_sees_them() {
         let folder = tempfile::tempdir().unwrap();
-        for (package, version) in [
-            ("--index-url=x", "1"),
-            ("zig lang", "1"),
-            ("ziglang", ""),
-            ("ziglang", "1;x"),
+        for (package, version, platform) in [
+            ("--index-url=x", "1", "host_x86_64"),
+            ("zig lang", "1", "host_x86_64"),
+            ("ziglang", "", "host_x86_64"),
+            ("ziglang", "1;x", "host_x86_64"),
+            ("ziglang", "1", "--index-url=x"),
         ] {
             let request = WheelRequest {
                 package: package.to_owned(),
                 version: version.to_owned(),
-                machine: None,
+                platform: platform.to_owned(),
             };
             let error = pip_download(&request, folder.path()).unwrap_err();
             assert!(matches!(error, WheelError::BadRequest { .. }), "{error}");
@@ -306,10 +254,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let locked = LockedWheel {
             package: "a".to_owned(),
+            platform: "host_x86_64".to_owned(),
             version: "1".to_owned(),
             filename: "a-1-py3-none-any.whl".to_owned(),
-            sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".to_owned(),
             size_bytes: 3,
+            digest: Digest::from_hex("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+                .unwrap(),
         };
         let path = folder.path().join(&locked.filename);
         fs::write(&path, "abc").unwrap();

@@ -8,29 +8,21 @@ use common::Host;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aiot_plan::tools::zig_wheels;
 use aiot_toolchain::GlibcVersion;
 use aiot_toolchain::builder::Linker;
 use aiot_toolchain::compile::CompileError;
 use aiot_toolchain::elf::Machine;
-use aiot_toolchain::wheels::{
-    CARGO_ZIGBUILD_VERSION, WheelRequest, ZIG_VERSION, ZigTools, fetch_locked, pip_download, zig_tools,
-};
+use aiot_toolchain::wheels::{WheelTags, ZigTools, fetch_locked, pip_download, zig_tools};
 
 const FLOOR: GlibcVersion = GlibcVersion::new(2, 31);
 
 fn real_zig_tools(cache: &Path) -> ZigTools {
-    let [zig, zigbuild] = [
-        ("ziglang", ZIG_VERSION),
-        ("cargo-zigbuild", CARGO_ZIGBUILD_VERSION),
-    ]
-    .map(|(package, version)| {
-        let request = WheelRequest {
-            package: package.to_owned(),
-            version: version.to_owned(),
-            machine: None,
-        };
+    use std::env::consts::{ARCH, OS};
+    let [zig, zigbuild] = zig_wheels(ARCH).map(|request| {
         let (locked, path) = pip_download(&request, cache).unwrap();
-        assert!(locked.fits_host(), "{locked:?}");
+        let tags = WheelTags::parse(&locked.filename).unwrap();
+        assert!(tags.fits(OS, ARCH), "{locked:?}");
         assert_eq!(fetch_locked(&locked, cache).unwrap(), path);
         path
     });

@@ -4,13 +4,11 @@ use std::fs;
 use std::io::{Cursor, Write as _};
 use std::path::{Path, PathBuf};
 
+use aiot_plan::lock::WheelRequest;
 use aiot_toolchain::GlibcVersion;
 use aiot_toolchain::elf::{Expectation, check, inspect};
 use aiot_toolchain::triple::triple_facts;
-use aiot_toolchain::wheels::{
-    ENGINE_PYTHON_VERSION, WheelError, WheelMachine, WheelRequest, engine_library, extract, fetch_locked,
-    manylinux_platforms, pip_download, zig_tools,
-};
+use aiot_toolchain::wheels::{WheelError, engine_library, extract, fetch_locked, pip_download, zig_tools};
 use proptest::prelude::*;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -201,14 +199,10 @@ fn real_engine_wheel_of_another_processor() {
     let root = tempfile::tempdir().unwrap();
     let cache = std::env::var_os("AIOT_TEST_CACHE").map_or_else(|| root.path().to_owned(), PathBuf::from);
     let triple = triple_facts("aarch64-unknown-linux-gnu").unwrap();
-    let glibc = GlibcVersion::new(2, 41);
     let request = |version: &str| WheelRequest {
         package: "onnxruntime".to_owned(),
         version: version.to_owned(),
-        machine: Some(WheelMachine {
-            python_version: ENGINE_PYTHON_VERSION.to_owned(),
-            platforms: manylinux_platforms(triple, glibc),
-        }),
+        platform: "manylinux_2_28_aarch64".to_owned(),
     };
     let (locked, path) = pip_download(&request("1.32.0"), &cache).unwrap();
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aiot_debian::{FileTree, PackageSources, RuntimeFile, RuntimeFileKind};
-use aiot_oci::{Compression, DirectoryMode, FileMode, FileSource, LayerBuilder};
+use aiot_oci::{Compression, Digest, DirectoryMode, FileMode, FileSource, LayerBuilder};
 use aiot_plan::action::Output;
 use aiot_plan::lock::{LockedPackage, LockedWheel};
 use aiot_plan::workspace::Platform;
@@ -12,7 +12,7 @@ use aiot_toolchain::wheels;
 use super::Task;
 use super::image::layer_output;
 use crate::error::BuildError;
-use crate::lockfile::{architecture, mirror};
+use crate::lockfile::mirror;
 
 /// What every program and engine of an image may ask for: C and C++ runtime, and glibc's stubs that older binaries
 /// name. The loader itself is always there.
@@ -43,17 +43,10 @@ impl Task<'_> {
     /// The file of a locked wheel, from the folder of downloads or by pip.
     pub(super) fn fetch_wheel(&self, wheel: &LockedWheel) -> Result<std::path::PathBuf, BuildError> {
         let downloads = self.context.paths.downloads();
-        let locked = wheels::LockedWheel {
-            package: wheel.package.clone(),
-            version: wheel.version.clone(),
-            filename: wheel.filename.clone(),
-            sha256: wheel.digest.hex(),
-            size_bytes: wheel.size_bytes,
-        };
         if self.context.network.is_none() && !downloads.join(&wheel.filename).is_file() {
             return Err(self.fail(format!("--offline, and {} is not in the store", wheel.filename)));
         }
-        wheels::fetch_locked(&locked, &downloads).map_err(|error| self.fail(error))
+        wheels::fetch_locked(wheel, &downloads).map_err(|error| self.fail(error))
     }
 
     pub(super) fn assemble_base(
@@ -62,7 +55,7 @@ impl Task<'_> {
         packages: &[LockedPackage],
         engine_library: Option<&str>,
     ) -> Result<BTreeMap<String, Output>, BuildError> {
-        let architecture = architecture(architecture_word);
+        let architecture = architecture_word.parse().map_err(|error: String| self.fail(error))?;
         let tree = self.unpack(packages)?;
         let runtime: Vec<String> = RUNTIME_LIBRARIES.map(str::to_owned).to_vec();
         let files = aiot_debian::runtime_files(&tree, architecture, &runtime).map_err(|error| self.fail(error))?;
@@ -124,22 +117,14 @@ impl Task<'_> {
             snapshot,
         };
         for package in packages {
-            let locked = aiot_debian::LockedPackage {
-                name: package.name.clone(),
-                version: package.version.clone(),
-                architecture: package.architecture.clone(),
-                filename: package.filename.clone(),
-                size_bytes: package.size_bytes,
-                sha256: package.digest.hex(),
-            };
-            let fetched = aiot_debian::fetch_package(&locked, &sources).map_err(|error| {
+            let fetched = aiot_debian::fetch_package(package, &sources).map_err(|error| {
                 // Without a mirror that is what the user must hear.
                 match (self.context.network, crate::lockfile::mirror(self.context.workspace)) {
                     (Some(_), Err(no_mirror)) => self.fail(format!("{error}\n{no_mirror}")),
                     _ => self.fail(error),
                 }
             })?;
-            tree.add_package(&locked, &fetched.bytes).map_err(|error| self.fail(error))?;
+            tree.add_package(package, &fetched.bytes).map_err(|error| self.fail(error))?;
         }
         Ok(tree)
     }
@@ -162,13 +147,12 @@ impl Task<'_> {
 struct PackageStore<'a>(&'a aiot_oci::Store);
 
 impl aiot_debian::Store for PackageStore<'_> {
-    fn get(&self, sha256: &str) -> std::io::Result<Option<Vec<u8>>> {
-        let digest = aiot_oci::Digest::from_hex(sha256).map_err(std::io::Error::other)?;
+    fn get(&self, digest: &Digest) -> std::io::Result<Option<Vec<u8>>> {
         // A missing or damaged blob is fetched again.
-        Ok(self.0.read_verified(&digest, super::BLOB_LIMIT_BYTES).ok())
+        Ok(self.0.read_verified(digest, super::BLOB_LIMIT_BYTES).ok())
     }
 
-    fn put(&self, _sha256: &str, bytes: &[u8]) -> std::io::Result<()> {
+    fn put(&self, _digest: &Digest, bytes: &[u8]) -> std::io::Result<()> {
         self.0.put_bytes(bytes).map(|_| ()).map_err(std::io::Error::other)
     }
 }

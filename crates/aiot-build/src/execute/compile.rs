@@ -60,7 +60,7 @@ impl Task<'_> {
             BuilderKind::Zigbuild => {
                 let mut paths = Vec::new();
                 for request in tools::zig_wheels(std::env::consts::ARCH) {
-                    let wheel = self.context.lock.wheel(&request.package, &request.platform);
+                    let wheel = self.context.lock.requested_wheel(&request);
                     let wheel = wheel.ok_or_else(|| self.fail(format!("aiot.lock has no {}", request.package)))?;
                     paths.push(self.fetch_wheel(wheel)?);
                 }

@@ -5,15 +5,15 @@ use super::*;
 
 /// A store in memory.
 #[derive(Default)]
-struct Shelf(RefCell<BTreeMap<String, Vec<u8>>>);
+struct Shelf(RefCell<BTreeMap<Digest, Vec<u8>>>);
 
 impl Store for Shelf {
-    fn get(&self, sha256: &str) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.0.borrow().get(sha256).cloned())
+    fn get(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.borrow().get(digest).cloned())
     }
 
-    fn put(&self, sha256: &str, bytes: &[u8]) -> io::Result<()> {
-        self.0.borrow_mut().insert(sha256.to_string(), bytes.to_vec());
+    fn put(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        self.0.borrow_mut().insert(*digest, bytes.to_vec());
         Ok(())
     }
 }
@@ -36,7 +36,7 @@ fn locked() -> LockedPackage {
         architecture: "armhf".into(),
         filename: "pool/main/g/libc6.deb".into(),
         size_bytes: GOOD.len() as u64,
-        sha256: sha256_hex(GOOD),
+        digest: Digest::of(GOOD),
     }
 }
 
@@ -44,7 +44,7 @@ fn locked() -> LockedPackage {
 fn outcome(stored: Option<&[u8]>, mirror: Result<&[u8], FetchError>, snapshot: Option<&[u8]>) -> String {
     let shelf = Shelf::default();
     if let Some(stored) = stored {
-        shelf.put(&locked().sha256, stored).unwrap();
+        shelf.put(&locked().digest, stored).unwrap();
     }
     let found = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec).ok_or(FetchError::NotFound);
     let web = Web(BTreeMap::from([
@@ -66,7 +66,7 @@ fn outcome(stored: Option<&[u8]>, mirror: Result<&[u8], FetchError>, snapshot: O
     match fetch_package(&locked(), &sources) {
         Ok(fetched) => {
             assert_eq!(fetched.bytes, GOOD);
-            assert_eq!(shelf.get(&locked().sha256).unwrap().as_deref(), Some(GOOD));
+            assert_eq!(shelf.get(&locked().digest).unwrap().as_deref(), Some(GOOD));
             format!(
                 "{}{}",
                 fetched.origin,
@@ -124,7 +124,7 @@ fn offline_only_the_store_is_asked() {
     };
     let error = fetch_package(&locked(), &sources).unwrap_err().to_string();
     assert!(error.ends_with("run once online"), "{error}");
-    shelf.put(&locked().sha256, GOOD).unwrap();
+    shelf.put(&locked().digest, GOOD).unwrap();
     assert_eq!(
         fetch_package(&locked(), &sources).unwrap().origin,
         PackageOrigin::Store

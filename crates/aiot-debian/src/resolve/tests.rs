@@ -1,5 +1,5 @@
 use super::*;
-use crate::architecture::Architecture;
+use aiot_plan::architecture::Architecture;
 use proptest::prelude::*;
 
 /// One package a line: `name version [field: value; …]`.

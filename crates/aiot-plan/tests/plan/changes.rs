@@ -1,6 +1,7 @@
 //! One thing changes: exactly these actions run again, for exactly these reasons.
 
 use aiot_plan::TargetName;
+use aiot_plan::declare::BuilderKind;
 use aiot_plan::lock::Lock;
 use aiot_plan::plan::{Selection, Status, statuses};
 
@@ -481,6 +482,35 @@ fn a_selection_leaves_the_rest_alone() {
         assemble index digits: image for orin added or removed; image for pi-64 added or removed; platforms changed
     "#,
     );
+}
+
+#[test]
+fn the_linker_of_this_machine() {
+    const ARM32: &str = "armv7-unknown-linux-gnueabihf";
+    let set = |bench: &mut Bench, builder, triple: &str, version: &str| {
+        bench
+            .facts
+            .linkers
+            .insert((builder, triple.to_owned()), version.to_owned());
+        bench.release()
+    };
+    let mut bench = Bench::locked();
+    let triple = format!("triple = \"{ARM32}\"");
+    bench.edit_targets(&triple, &format!("{triple}\nbuilder = \"cargo\""));
+    set(&mut bench, BuilderKind::Cargo, ARM32, "gcc 14.2.0");
+    same(
+        &set(&mut bench, BuilderKind::Cargo, ARM32, "gcc 14.3.0"),
+        r#"
+        compile vision armv7-unknown-linux-gnueabihf glibc 2.31 cargo: tools changed
+        assemble layer vision armv7-unknown-linux-gnueabihf glibc 2.31 cargo: file changed
+        assemble image digits pi-32: 3: module layer changed
+        assemble index digits: image for pi-32 changed
+    "#,
+    );
+    // Zig's version stands in the lock, and nothing else uses these.
+    assert_eq!(set(&mut bench, BuilderKind::Cross, ARM32, "cross 0.2.5"), "");
+    let arm64 = "aarch64-unknown-linux-gnu";
+    assert_eq!(set(&mut bench, BuilderKind::Cargo, arm64, "gcc 14.2.0"), "");
 }
 
 #[test]

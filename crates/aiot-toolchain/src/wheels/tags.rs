@@ -2,9 +2,6 @@
 //!
 //! Source: the packaging specification "Platform compatibility tags".
 
-use crate::GlibcVersion;
-use crate::triple::TripleFacts;
-
 /// The tags of one wheel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WheelTags {
@@ -82,21 +79,9 @@ impl WheelTags {
     }
 }
 
-/// Platform tags of wheels whose libraries run on this target with this C library, newest first.
-pub fn manylinux_platforms(triple: &TripleFacts, glibc: GlibcVersion) -> Vec<String> {
-    let arch = triple.wheel_arch;
-    // The oldest tag of this form; older wheels carry named tags, and no engine wheel is that old.
-    const OLDEST_MINOR: u16 = 17;
-    (OLDEST_MINOR..=glibc.minor.min(999))
-        .rev()
-        .map(|minor| format!("manylinux_2_{minor}_{arch}"))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::triple::triple_facts;
 
     const ZIG: &str =
         "ziglang-0.17.1-py3-none-manylinux_2_12_x86_64.manylinux2010_x86_64.musllinux_1_1_x86_64.whl";
@@ -155,15 +140,5 @@ mod tests {
             "a-1-cp3-abi3-win_amd64.whl",
             "--platform win_amd64 --implementation cp --abi abi3",
         );
-    }
-
-    #[test]
-    fn platforms_of_a_target_end_at_its_c_library() {
-        let platforms = manylinux_platforms(
-            triple_facts("aarch64-unknown-linux-gnu").unwrap(),
-            GlibcVersion::new(2, 31),
-        );
-        assert_eq!(platforms.first().unwrap(), "manylinux_2_31_aarch64");
-        assert_eq!(platforms.last().unwrap(), "manylinux_2_17_aarch64");
     }
 }
