@@ -4,7 +4,7 @@ An autoencoder over vibration windows that has only seen sound bearings; what it
 recordings are GENERATED here from seeds, after the textbook picture of a rolling bearing; no machine was measured.
 
     python -m venv .venv && .venv/bin/pip install -r requirements.txt
-    .venv/bin/python train.py              # writes data/ and model.onnx, prints the threshold, evaluates; minutes
+    .venv/bin/python train.py              # writes data/ and model.onnx, prints the threshold, evaluates; about a minute
     .venv/bin/python train.py --evaluate   # only runs the existing model.onnx over data/evaluation; seconds
 
 Runs on one thread with fixed seeds: the same package versions give the same recordings, and the same weights up to
