@@ -79,7 +79,9 @@ pub fn look_up(
     for request in &unlocked.wheels {
         events(Event::Note(format!("lock: looking up {} {} ({})", request.package, request.version, request.platform)));
         let wheel = look_up_wheel(paths, request)?;
-        lock.wheel.retain(|old| old.package != wheel.package || old.platform != wheel.platform);
+        lock.wheel.retain(|old| {
+            (&old.package, &old.platform, &old.version) != (&wheel.package, &wheel.platform, &wheel.version)
+        });
         lock.wheel.push(wheel);
     }
     let mut indexes: Vec<(String, String, aiot_debian::Index)> = Vec::new();

@@ -8,9 +8,10 @@ use std::sync::{Mutex, OnceLock};
 
 use aiot_oci::{Descriptor, Store};
 use aiot_package::Precision;
+use aiot_plan::action::Action;
 use aiot_plan::lock::{Lock, LockedModel};
 use aiot_plan::plan::{self, Plan, Selection, Status};
-use aiot_plan::{EnvironmentName, ModelName, Workspace};
+use aiot_plan::{EnvironmentName, ModelName, Workspace, tools};
 
 use crate::cache::Cache;
 use crate::error::{BuildError, io};
@@ -319,16 +320,22 @@ fn locked_models(
 
 /// Entries that nothing asks for any more go; those of other hosts' tools stay.
 fn prune(lock: &mut Lock, planned: &Planned) {
-    let used: BTreeSet<Vec<aiot_plan::lock::LockedPackage>> = planned
-        .plan
-        .nodes
-        .iter()
-        .filter_map(|node| match &node.action {
-            aiot_plan::action::Action::AssembleBase { packages, .. } => Some(packages.clone()),
-            _ => None,
-        })
-        .collect();
-    lock.debian.retain(|closure| used.contains(&closure.package));
+    let mut closures: Vec<&Vec<aiot_plan::lock::LockedPackage>> = Vec::new();
+    let mut wheels: Vec<&aiot_plan::lock::LockedWheel> = Vec::new();
+    for node in &planned.plan.nodes {
+        match &node.action {
+            Action::AssembleBase { packages, .. } => closures.push(packages),
+            Action::FetchEngine { wheel } => wheels.push(wheel),
+            _ => {}
+        }
+    }
+    lock.debian.retain(|closure| closures.contains(&&closure.package));
+    let architecture = std::env::consts::ARCH;
+    let tools: Vec<_> = tools::zig_wheels(architecture).into_iter().chain([tools::host_engine(architecture)]).collect();
+    let is_tool = |wheel: &aiot_plan::lock::LockedWheel| {
+        tools.iter().any(|tool| (&tool.package, &tool.version) == (&wheel.package, &wheel.version))
+    };
+    lock.wheel.retain(|wheel| wheels.contains(&wheel) || is_tool(wheel));
 }
 
 fn final_lock(paths: &Paths, planned: &Planned, records: &BTreeMap<PathBuf, Vec<u8>>) -> Lock {

@@ -69,6 +69,17 @@ fn json(report: &Report) -> serde_json::Value {
     })
 }
 
+/// Why an image was made anew, short enough for a table; `explain` has the whole chain.
+fn rebuilt(reasons: &[String]) -> String {
+    const SHOWN: usize = 2;
+    match reasons {
+        [] => "nothing".to_owned(),
+        all if all.iter().all(|reason| reason.ends_with(": not built before")) => "all: not built before".to_owned(),
+        some if some.len() <= SHOWN => some.join("; "),
+        many => format!("{}; and {} more", many[..SHOWN].join("; "), many.len() - SHOWN),
+    }
+}
+
 fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
     let rows: Vec<Vec<String>> = report
         .rows
@@ -81,7 +92,7 @@ fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
                 bytes(row.size_bytes),
                 row.digest.short(),
                 format!("{} {:.4} → {:.4}", row.metric, row.float, row.shipped),
-                if row.rebuilt.is_empty() { "nothing".to_owned() } else { row.rebuilt.join("; ") },
+                rebuilt(&row.rebuilt),
             ]
         })
         .collect();
