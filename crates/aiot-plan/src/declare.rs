@@ -1,7 +1,7 @@
 //! The declarations as people write them: `models.toml`, `targets.toml`, `deployments/<environment>.toml`.
 //!
 //! Text in, spanned structs out. Nothing is checked here but the shape (unknown keys, types); names, paths and pairs
-//! are checked in [`crate::resolve`]. Serde's `flatten`, `untagged` and `tag` are not used, since spans do not survive
+//! are checked in [`mod@crate::resolve`]. Serde's `flatten`, `untagged` and `tag` are not used, since spans do not survive
 //! them.
 
 use std::collections::BTreeMap;

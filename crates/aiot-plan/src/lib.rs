@@ -1,7 +1,7 @@
 //! Declarations → workspace → plan. Pure: text and values in, values out; no file, process, clock or network.
 //!
 //! - [`declare`]: what people write, with source spans.
-//! - [`resolve`]: what it means ([`workspace`]), or every error at once ([`diagnose`]).
+//! - [`mod@resolve`]: what it means ([`workspace`]), or every error at once ([`diagnose`]).
 //! - [`compatibility`]: pairs of model and target that cannot work, given facts about the files.
 //! - [`architecture`]: Debian's words and folders for a processor.
 //! - [`lock`]: `aiot.lock`, every outside input by digest.

@@ -2,7 +2,7 @@
 //!
 //! Four steps: the target's standard library is there (`rustup target add` otherwise), the crates are there
 //! (`cargo fetch`), cargo's lock holds nothing that the excerpt does not, then one build with a declared environment
-//! ([`flags`] holds what makes the bytes independent of folders). The result is read: machine, loader, C library
+//! (`flags` holds what makes the bytes independent of folders). The result is read: machine, loader, C library
 //! version, and that no folder of this machine is left in it.
 
 mod error;
