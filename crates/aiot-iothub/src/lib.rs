@@ -14,6 +14,7 @@
 //! | [`mod@merge`] | what a device receives when several deployments match it |
 //! | [`limits`] | the service's limits on that, and how much of each is used |
 //! | [`secrets`] | refuses values that look like secrets |
+//! | [`rollout`] | declared and hub → steps: rings, health, rollback; what each device gets |
 //! | `summary` | Markdown for the pull request |
 //!
 //! Nothing here reads a file, a clock or the network, and nothing talks to a hub.
@@ -33,6 +34,7 @@ pub mod quiet;
 pub mod release;
 pub mod render;
 pub mod ring;
+pub mod rollout;
 pub mod route;
 pub mod secrets;
 mod summary;

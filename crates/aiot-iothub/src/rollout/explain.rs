@@ -1,0 +1,144 @@
+//! What one device gets: which deployments match it, which win, and what is left when they are laid over each other.
+
+use serde::Serialize;
+
+use super::declared::{Declared, Lineage};
+use super::labels::Place;
+use super::state::{Device, HubDeployment};
+use crate::limits;
+use crate::merge::{MergeError, Merged, merge};
+use crate::ring::{WAVE_TAG, wave};
+
+/// Why a device runs what it runs.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explanation {
+    /// The device.
+    pub device: String,
+    /// Deployments that match it, lowest first.
+    pub matching: Vec<Matching>,
+    /// One per declared lineage that wants the device.
+    pub rings: Vec<RingOf>,
+    /// The device's wave: as tagged, else the one that it will get.
+    pub wave: u8,
+    /// Whether the wave stands in its tags.
+    pub tagged: bool,
+    /// The final desired properties by module, as one manifest.
+    pub merged: serde_json::Value,
+    /// Bytes as the hub counts them: module, used; of [`limits::DESIRED_BYTES`] each.
+    pub desired_bytes: Vec<(String, u64)>,
+}
+
+/// A deployment that matches a device.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Matching {
+    /// Its id.
+    pub id: String,
+    /// Its priority.
+    pub priority: u32,
+    /// Its condition.
+    pub condition: String,
+    /// What it is to the device: `base`, `layer`, `base, outranked`.
+    pub role: &'static str,
+    /// Ring, if it is ours.
+    pub ring: Option<String>,
+}
+
+/// When a lineage's declared release comes to a device.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RingOf {
+    /// The lineage.
+    pub lineage: Lineage,
+    /// The declared deployment.
+    pub id: String,
+    /// The first ring that holds the device.
+    pub ring: String,
+    /// Its condition.
+    pub condition: String,
+}
+
+/// What the hub makes of `deployments` for one device: ids from the base up, and the result. Without a base the
+/// device is left alone, whatever layers match.
+///
+/// # Errors
+/// Contents that are no deployments.
+pub fn effective<'a>(
+    deployments: impl Iterator<Item = &'a HubDeployment>,
+) -> Result<Option<(Vec<&'a HubDeployment>, Merged)>, MergeError> {
+    let mut ordered: Vec<&HubDeployment> = deployments.collect();
+    ordered.sort_by(|a, b| a.order().cmp(&b.order()));
+    let Some(base) = ordered.iter().rposition(|deployment| deployment.is_base()) else { return Ok(None) };
+    let base = ordered[base];
+    let layers: Vec<&HubDeployment> = ordered
+        .into_iter()
+        .filter(|deployment| !deployment.is_base() && deployment.order() > base.order())
+        .collect();
+    // In order already; equal priorities keep it.
+    let contents: Vec<_> = layers.iter().map(|layer| (layer.priority, &layer.content)).collect();
+    let merged = merge(&base.content, &contents)?;
+    Ok(Some((std::iter::once(base).chain(layers).collect(), merged)))
+}
+
+/// Explains one device.
+///
+/// # Errors
+/// As [`effective`].
+pub fn explain(
+    declared: &Declared,
+    deployments: &[HubDeployment],
+    device: &Device,
+) -> Result<Explanation, MergeError> {
+    let matches = |deployment: &&HubDeployment| {
+        deployment.parsed_condition().is_some_and(|condition| condition.matches(&device.id, &device.tags))
+    };
+    let mut found: Vec<&HubDeployment> = deployments.iter().filter(matches).collect();
+    found.sort_by(|a, b| a.order().cmp(&b.order()));
+    let result = effective(found.iter().copied())?;
+    let (used, merged) = result.unwrap_or_default();
+    let matching = found
+        .iter()
+        .map(|deployment| Matching {
+            id: deployment.id.clone(),
+            priority: deployment.priority,
+            condition: deployment.condition.clone(),
+            role: match (deployment.is_base(), used.iter().any(|one| one.id == deployment.id)) {
+                (true, true) => "base",
+                (true, false) => "base, outranked",
+                (false, true) => "layer",
+                (false, false) => "layer without a base beneath",
+            },
+            ring: Place::of(deployment).and_then(Result::ok).map(|place| place.ring),
+        })
+        .collect();
+    let rings = declared
+        .list()
+        .deployments
+        .iter()
+        .filter_map(|deployment| {
+            let ring = &deployment.rings[declared.first_ring(&deployment.id, &device.id, &device.tags)?];
+            Some(RingOf {
+                lineage: Lineage::of(deployment),
+                id: deployment.id.clone(),
+                ring: ring.ring.clone(),
+                condition: ring.condition.clone(),
+            })
+        })
+        .collect();
+    let tag = device.tags.get(WAVE_TAG).and_then(serde_json::Value::as_u64).and_then(|tag| u8::try_from(tag).ok());
+    let desired_bytes = merged
+        .desired
+        .iter()
+        .map(|(module, desired)| (module.clone(), limits::twin_size_bytes(&serde_json::Value::Object(desired.clone()))))
+        .collect();
+    Ok(Explanation {
+        device: device.id.clone(),
+        matching,
+        rings,
+        wave: tag.unwrap_or_else(|| wave(&declared.list().environment, &device.id)),
+        tagged: tag.is_some(),
+        merged: merged.to_content(),
+        desired_bytes,
+    })
+}
