@@ -44,6 +44,10 @@ enum Command {
     Explain(commands::explain::Arguments),
     /// Make images and deployment manifests
     Release(commands::release::Arguments),
+    /// Quantize one model and show what that costs
+    Quantize(commands::quantize::Arguments),
+    /// Show what is in an ONNX file, and what quantizing would make of it
+    Inspect(commands::inspect::Arguments),
     /// Move what aiot.lock and the records pin, and show what that changes
     Update(commands::update::Arguments),
     /// Run every test of this repository, with real parts
@@ -62,6 +66,8 @@ fn main() -> ExitCode {
             Command::Plan(arguments) => commands::plan::run(&paths, &arguments, cli.format),
             Command::Explain(arguments) => commands::explain::run(&paths, &arguments, cli.format),
             Command::Release(arguments) => commands::release::run(&paths, &arguments, cli.format),
+            Command::Quantize(arguments) => commands::quantize::run(&paths, &arguments, cli.format),
+            Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),
             Command::Update(arguments) => commands::update::run(&paths, &arguments),
             Command::Test(arguments) => commands::test::run(&paths, &arguments),
             Command::Bench(arguments) => commands::bench::run(&paths, &arguments),

@@ -7,6 +7,7 @@
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
+//! | [`quantize_cli`] | quantizes and inspects one model, without a release |
 //! | [`quantizer`] | runs models on the host's engine to choose how they are quantized |
 //! | [`records`] | calibration and measurement files beside the models |
 //! | [`manifests`] | outputs → deployment manifests |
@@ -24,6 +25,7 @@ pub mod manifests;
 pub mod network;
 pub mod observe;
 pub mod paths;
+pub mod quantize_cli;
 pub mod quantizer;
 pub mod records;
 pub mod registry;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::declare::{BuilderKind, Granularity};
 use crate::lock::{LockedPackage, LockedWheel};
 use crate::names::{ModelName, ModuleName, TargetName};
+use crate::records::Budget;
 use crate::workspace::Platform;
 
 /// Part of every key: raise it when results of before must not be used any more.
@@ -49,14 +50,18 @@ pub enum Action {
         /// Which of the index's images.
         platform: Platform,
     },
-    /// Observes the ranges of a model's tensors over the calibration set. Output: `ranges`.
+    /// Observes a model's tensors over the calibration set and decides how it is quantized. Output: `ranges`.
     Calibrate {
         /// The model.
         model: ModelName,
         /// What the record must be made from, see [`crate::records`].
         subject: Digest,
-        /// How inputs become tensors.
-        input: InputSpec,
+        /// For which variant.
+        precision: Precision,
+        /// Scales of the weights.
+        granularity: Granularity,
+        /// How good it must stay.
+        budget: Budget,
     },
     /// Makes a variant of a model. Output: `model`.
     Quantize {

@@ -13,7 +13,7 @@ use crate::action::{Action, DirtyReason, Lookup, Output, PackageParameters, Reco
 use crate::declare::{BuilderKind, Granularity};
 use crate::lock::{ClosureRequest, Lock, WheelRequest};
 use crate::names::{ModelName, ModuleName, TargetName};
-use crate::records::{calibration_subject, measured_subject};
+use crate::records::{Budget, calibration_subject, measured_subject};
 use crate::tools;
 use crate::workspace::{Base, EngineFrom, Model, Target, Workspace};
 
@@ -392,11 +392,9 @@ impl Builder<'_> {
 
     /// The ranges: the committed record where it was made from what is declared, else an action.
     fn calibration(&mut self, model: &Model, source: usize, engine: Option<usize>) -> Option<Ranges> {
-        if !model.needs_calibration(self.workspace) {
-            return None;
-        }
+        let precision = model.calibration_precision(self.workspace)?;
         let samples = self.dataset(model.calibration_path.as_deref().unwrap_or_default());
-        let subject = calibration_subject(model.digest, samples, &model.input, tools::HOST_ENGINE_VERSION);
+        let subject = calibration_subject_of(model, self.workspace, self.facts)?;
         if let Some((recorded, file)) = self.facts.calibrations.get(&model.name)
             && *recorded == subject
         {
@@ -405,18 +403,31 @@ impl Builder<'_> {
                 subject,
             });
         }
+        let mut inputs = vec![
+            ("model", output(source, "model")),
+            ("calibration set", Source::Given(samples)),
+            (
+                "evaluation set",
+                Source::Given(self.dataset(&model.evaluation_path)),
+            ),
+            ("engine", output(engine?, "library")),
+        ];
+        inputs.extend(
+            model
+                .labels_path
+                .as_deref()
+                .map(|path| ("labels", self.file(path))),
+        );
         let node = self.add(
             format!("calibrate {}", model.name),
             Action::Calibrate {
                 model: model.name.clone(),
                 subject,
-                input: model.input.clone(),
+                precision,
+                granularity: model.granularity,
+                budget: budget(model, precision, self.workspace),
             },
-            vec![
-                ("model", output(source, "model")),
-                ("calibration set", Source::Given(samples)),
-                ("engine", output(engine?, "library")),
-            ],
+            inputs,
             &["aiot-onnx", "aiot-inference"],
         );
         self.plan.calibrations.insert(model.name.clone(), node);
@@ -776,6 +787,35 @@ pub fn package_parameters(model: &Model) -> PackageParameters {
         activation: model.activation,
         threshold: model.threshold,
     }
+}
+
+fn budget(model: &Model, precision: Precision, workspace: &Workspace) -> Budget {
+    Budget {
+        metric: model.metric,
+        max_drop: model.max_drop(precision, workspace),
+        package: package_parameters(model),
+    }
+}
+
+/// What a model's calibration record must be made from; `None` where it needs none.
+pub fn calibration_subject_of(model: &Model, workspace: &Workspace, facts: &Facts) -> Option<Digest> {
+    let precision = model.calibration_precision(workspace)?;
+    let nothing = || Digest::of(b"");
+    let dataset = |path: &str| facts.datasets.get(path).copied().unwrap_or_else(nothing);
+    let labels = model
+        .labels_path
+        .as_deref()
+        .and_then(|path| facts.files.get(path).copied());
+    Some(calibration_subject(
+        model.digest,
+        dataset(model.calibration_path.as_deref().unwrap_or_default()),
+        dataset(&model.evaluation_path),
+        labels,
+        precision,
+        model.granularity,
+        &budget(model, precision, workspace),
+        tools::HOST_ENGINE_VERSION,
+    ))
 }
 
 fn image_env(target: &Target, engine_path: &str) -> BTreeMap<String, String> {

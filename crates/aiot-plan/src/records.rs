@@ -18,8 +18,8 @@ use crate::declare::Granularity;
 pub const CALIBRATION_FILE: &str = "calibration.toml";
 /// File beside the model with the measurements.
 pub const MEASURED_FILE: &str = "measured.json";
-/// How ranges are found; part of the subject.
-pub const CALIBRATION_METHOD: &str = "min-max";
+/// How calibration decides; part of the subject.
+pub const CALIBRATION_METHOD: &str = "search-1";
 
 /// `models/<name>/calibration.toml`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,8 +33,54 @@ pub struct Calibration {
     pub engine: String,
     /// Inputs that were run.
     pub samples: usize,
+    /// How ranges were cut out of what was seen. Files of before had one way only.
+    #[serde(default = "min_max")]
+    pub range_method: String,
+    /// Whether channels are evened out between weighted nodes before quantizing; ranges are of that graph.
+    #[serde(default)]
+    pub equalized: bool,
+    /// Nodes that stay float, since the budget needs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub float_nodes: Vec<String>,
+    /// What was tried, for the reviewer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<Tried>,
     /// Tensor → smallest and largest value, rounded outwards to 12 mantissa bits.
     pub ranges: BTreeMap<String, [f32; 2]>,
+    /// Input of a weighted node → mean of each channel, for bias correction; empty where that did not help.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub means: BTreeMap<String, Vec<f32>>,
+}
+
+/// An improvement that calibration tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tried {
+    /// In words.
+    pub what: String,
+    /// Signal to noise of the outputs over the calibration set, dB.
+    pub sqnr_db: f64,
+    /// Drop of the metric against float, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop: Option<f64>,
+    /// Whether it stayed.
+    pub kept: bool,
+}
+
+/// How much worse than float a quantized model may be, and how that is measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Budget {
+    /// What is measured.
+    pub metric: Metric,
+    /// Largest drop against float.
+    pub max_drop: f64,
+    /// How the model is run.
+    pub package: PackageParameters,
+}
+
+fn min_max() -> String {
+    "min-max".to_owned()
 }
 
 impl Calibration {
@@ -42,7 +88,7 @@ impl Calibration {
     pub fn render(&self) -> String {
         let body = toml::to_string(self).expect("ranges are plain tables");
         format!(
-            "# Ranges of this model's tensors over its calibration set. Written by `cargo xtask release`, reviewed like\n\
+            "# What quantizing this model obeys, found on its calibration set. Written by `cargo xtask release`, reviewed like\n\
              # code: with it, every machine makes the same quantized model. `cargo xtask update records` makes it anew.\n{body}"
         )
     }
@@ -148,14 +194,23 @@ pub fn render_measured(file: &MeasuredFile) -> String {
 }
 
 /// The subject of a calibration.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a list of everything that a calibration depends on"
+)]
 pub fn calibration_subject(
     source: Digest,
     samples: Digest,
-    input: &aiot_package::InputSpec,
+    evaluation: Digest,
+    labels: Option<Digest>,
+    precision: Precision,
+    granularity: Granularity,
+    budget: &Budget,
     engine_version: &str,
 ) -> Digest {
     subject(&serde_json::json!({
-        "source": source, "samples": samples, "input": input, "method": CALIBRATION_METHOD, "engine": engine_version,
+        "source": source, "samples": samples, "evaluation": evaluation, "labels": labels, "precision": precision,
+        "granularity": granularity, "budget": budget, "method": CALIBRATION_METHOD, "engine": engine_version,
     }))
 }
 

@@ -337,11 +337,27 @@ impl Model {
         precisions
     }
 
+    /// The variant that calibration is made for: the processors' where both kinds need ranges, `None` where none does.
+    pub fn calibration_precision(&self, workspace: &Workspace) -> Option<Precision> {
+        let precisions = self.precisions(workspace);
+        let wanted = [Precision::Int8, Precision::Int8Symmetric];
+        wanted
+            .into_iter()
+            .find(|precision| precisions.contains(precision))
+    }
+
     /// Whether any of its variants needs calibration ranges.
     pub fn needs_calibration(&self, workspace: &Workspace) -> bool {
-        self.precisions(workspace)
+        self.calibration_precision(workspace).is_some()
+    }
+
+    /// The smallest drop that one of the targets allows that take this variant.
+    pub fn max_drop(&self, precision: Precision, workspace: &Workspace) -> f64 {
+        let takers = self
+            .targets
             .iter()
-            .any(|p| matches!(p, Precision::Int8 | Precision::Int8Symmetric))
+            .filter(|(name, _)| self.precision_on(&workspace.targets[*name]) == precision);
+        takers.map(|(_, target)| target.max_drop).fold(f64::MAX, f64::min)
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use aiot_package::{Digest, Golden, GoldenCase, Metric, Precision, Tolerance};
 use aiot_plan::lock::{LOCK_VERSION, Lock, LockedClosure, LockedModel, LockedPackage, LockedWheel};
-use aiot_plan::records::{Calibration, Measured, MeasuredFile, render_measured};
+use aiot_plan::records::{Calibration, Measured, MeasuredFile, render_measured, Tried};
 use aiot_plan::{ModelName, Texts, resolve};
 use common::{ENVIRONMENT, MODELS, TARGETS, texts};
 use proptest::prelude::*;
@@ -323,13 +323,29 @@ proptest! {
         subject in digest(),
         samples in 0..1usize << 40,
         ranges in prop::collection::btree_map(any::<String>(), [finite_f32(), finite_f32()], 0..6),
+        means in prop::collection::btree_map(any::<String>(), prop::collection::vec(finite_f32(), 0..5), 0..4),
+        tried in prop::collection::vec((any::<String>(), -50.0..90.0f64, any::<bool>()), 0..3),
         method in any::<String>(),
     ) {
-        let calibration = Calibration { subject, method, engine: "1.32.0".to_owned(), samples, ranges };
+        let tried = tried.into_iter().map(|(what, sqnr_db, kept)| Tried { what, sqnr_db, drop: Some(0.25), kept });
+        let calibration = Calibration {
+            subject,
+            range_method: method.clone(),
+            method,
+            engine: "1.32.0".to_owned(),
+            samples,
+            equalized: samples % 2 == 0,
+            float_nodes: means.keys().cloned().collect(),
+            tried: tried.collect(),
+            ranges,
+            means,
+        };
         let again = Calibration::parse(&calibration.render()).expect("what was rendered can be read");
         let bits = |calibration: &Calibration| -> Vec<u32> {
-            calibration.ranges.values().flatten().map(|number| number.to_bits()).collect()
+            let means = calibration.means.values().flatten();
+            calibration.ranges.values().flatten().chain(means).map(|number| number.to_bits()).collect()
         };
+        prop_assert_eq!(&again, &calibration);
         prop_assert_eq!(bits(&again), bits(&calibration));
         prop_assert_eq!(again.render(), calibration.render());
         prop_assert_eq!(again, calibration);

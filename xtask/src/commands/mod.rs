@@ -3,7 +3,9 @@
 pub mod bench;
 pub mod check;
 pub mod explain;
+pub mod inspect;
 pub mod plan;
+pub mod quantize;
 pub mod release;
 pub mod test;
 pub mod update;

@@ -60,6 +60,22 @@ impl Task<'_> {
         Ok(self.one("measured", self.put(&measured.to_bytes())?))
     }
 
+    /// The labels of a model; none where the action has no such input.
+    pub(super) fn labels(&self, name: &str) -> Result<Vec<String>, BuildError> {
+        let Some((_, model)) = self.context.workspace.models.iter().find(|(model, _)| model.as_str() == name) else {
+            return Ok(Vec::new());
+        };
+        if !self.inputs.contains_key("labels") {
+            return Ok(Vec::new());
+        }
+        let path = model.labels_path.as_deref().unwrap_or_default();
+        let bytes = std::fs::read(self.context.paths.file(path)).map_err(|error| self.fail(error))?;
+        if Digest::of(&bytes) != self.input("labels").digest {
+            return Err(self.fail(format!("{path} changed while the release ran; run it again")));
+        }
+        parse_labels(&bytes).map_err(|reason| self.fail(reason))
+    }
+
     /// The package of a variant; labels come from the action's input.
     pub(super) fn package(
         &self,
@@ -70,17 +86,7 @@ impl Task<'_> {
         parameters: &PackageParameters,
         onnx: &[u8],
     ) -> Result<ModelPackage, BuildError> {
-        let labels = match &self.context.workspace.models.iter().find(|(model, _)| model.as_str() == name) {
-            Some((_, model)) if self.inputs.contains_key("labels") => {
-                let path = model.labels_path.as_deref().unwrap_or_default();
-                let bytes = std::fs::read(self.context.paths.file(path)).map_err(|error| self.fail(error))?;
-                if Digest::of(&bytes) != self.input("labels").digest {
-                    return Err(self.fail(format!("{path} changed while the release ran; run it again")));
-                }
-                parse_labels(&bytes).map_err(|reason| self.fail(reason))?
-            }
-            _ => Vec::new(),
-        };
+        let labels = self.labels(name)?;
         Ok(ModelPackage {
             format_version: PACKAGE_FORMAT_VERSION,
             name: name.to_owned(),

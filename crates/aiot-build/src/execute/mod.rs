@@ -220,7 +220,9 @@ fn run(
             task.assemble_base(architecture, packages, engine_library.as_deref())
         }
         Action::FetchBaseImage { reference, platform } => task.fetch_base_image(reference, platform),
-        Action::Calibrate { model, subject, input } => task.calibrate(model, *subject, input),
+        Action::Calibrate { model, subject, precision, granularity, budget } => {
+            task.calibrate(model, *subject, *precision, *granularity, budget)
+        }
         Action::Quantize { precision, granularity } => task.quantize(*precision, *granularity),
         Action::Measure { model, precision, subject, metric, package } => {
             task.measure(model, *precision, *subject, *metric, package)

@@ -1,49 +1,61 @@
-//! Calibrating and quantizing: the float file → ranges → the variants.
+//! Calibrating and quantizing: the float file → decisions → the variants.
 
 use std::collections::BTreeMap;
 
-use aiot_inference::{calibrate, dataset::Dataset};
+use aiot_inference::dataset::Dataset;
 use aiot_oci::Digest;
-use aiot_onnx::{Activations, Range, Ranges, StaticOptions};
-use aiot_package::{InputSpec, Precision};
+use aiot_package::Precision;
 use aiot_plan::ModelName;
 use aiot_plan::action::Output;
 use aiot_plan::declare::Granularity;
-use aiot_plan::records::{CALIBRATION_METHOD, Calibration};
-use aiot_plan::tools::HOST_ENGINE_VERSION;
+use aiot_plan::records::{Budget, Calibration};
 
 use super::Task;
 use crate::error::BuildError;
+use crate::events::Event;
+use crate::quantize_cli::{self, activations};
+use crate::quantizer::judge::Judge;
+use crate::quantizer::record;
+use crate::quantizer::samples::Samples;
+use crate::quantizer::search::{Form, Goal, apply, search};
 
 impl Task<'_> {
     pub(super) fn calibrate(
         &self,
-        model: &ModelName,
+        name: &ModelName,
         subject: Digest,
-        input: &InputSpec,
+        precision: Precision,
+        granularity: Granularity,
+        budget: &Budget,
     ) -> Result<BTreeMap<String, Output>, BuildError> {
-        let path = self.model(model).calibration_path.clone().unwrap_or_default();
-        let dataset = Dataset::open(&self.context.paths.file(&path)).map_err(|error| self.fail(error))?;
-        let prepared = self.prepared()?;
-        let tensors = aiot_onnx::calibration_tensors(&prepared);
-        let observed = aiot_onnx::with_outputs(&prepared, &tensors).map_err(|error| self.fail(error))?;
-        let found = calibrate::observe_ranges(&self.engine()?, &observed.to_bytes(), input, &dataset)
+        let model = self.model(name);
+        let path = model.calibration_path.clone().unwrap_or_default();
+        let samples = Samples::declared(&self.context.paths.file(&path), &budget.package.input)
             .map_err(|error| self.fail(error))?;
-        let mut ranges = Ranges::new();
-        for tensor in tensors {
-            let Some(&(min, max)) = found.get(&tensor) else {
-                return Err(self.fail(format!("the engine did not show tensor `{tensor}`")));
-            };
-            ranges.insert(tensor, Range { min, max });
-        }
-        let calibration = Calibration {
-            subject,
-            method: CALIBRATION_METHOD.to_owned(),
-            engine: HOST_ENGINE_VERSION.to_owned(),
-            samples: dataset.samples().len(),
-            ranges: ranges.rounded().iter().map(|(name, range)| (name.to_owned(), [range.min, range.max])).collect(),
+        let evaluation = self.context.paths.file(&model.evaluation_path);
+        let judge = Judge::Declared {
+            dataset: Dataset::open(&evaluation).map_err(|error| self.fail(error))?,
+            metric: budget.metric,
+            package: budget.package.clone(),
+            labels: self.labels(name.as_str())?,
         };
-        Ok(self.one("ranges", self.put(calibration.render().as_bytes())?))
+        let engine = self.engine()?;
+        let float = aiot_onnx::Model::parse(self.bytes("model")?).map_err(|error| self.fail(error))?;
+        let prepared = aiot_onnx::prepare(&float).map_err(|error| self.fail(error))?;
+        let float_metric =
+            judge.measure(&engine, &float, Precision::Float32).map_err(|error| self.fail(error))?;
+        let drop = |variant: &aiot_onnx::Model| {
+            Ok(budget.metric.drop(float_metric, judge.measure(&engine, variant, precision)?))
+        };
+        let form = Form { activations: activations(precision), granularity: quantize_cli::granularity(granularity) };
+        let goal = Goal { target_sqnr_db: None, max_drop: Some((budget.max_drop, &drop)) };
+        let found = search(&engine, &prepared, &samples, form, &goal).map_err(|error| self.fail(error))?;
+        // A budget that is missed is told by the release, side by side with all others.
+        if let Some(shortfall) = &found.shortfall {
+            (self.context.events)(Event::Warning(format!("{name} {precision}: {shortfall}")));
+        }
+        let record = record::record(subject, &samples, &found);
+        Ok(self.one("ranges", self.put(record.render().as_bytes())?))
     }
 
     pub(super) fn quantize(
@@ -55,8 +67,7 @@ impl Task<'_> {
         let model = match precision {
             Precision::Float32 => prepared,
             Precision::Float16 => aiot_onnx::to_float16(&prepared).map_err(|error| self.fail(error))?,
-            Precision::Int8 => self.static_int8(&prepared, Activations::U8Asymmetric, granularity)?,
-            Precision::Int8Symmetric => self.static_int8(&prepared, Activations::S8Symmetric, granularity)?,
+            Precision::Int8 | Precision::Int8Symmetric => self.static_int8(&prepared, precision, granularity)?,
         };
         Ok(self.one("model", self.put(&model.to_bytes())?))
     }
@@ -64,27 +75,13 @@ impl Task<'_> {
     fn static_int8(
         &self,
         prepared: &aiot_onnx::Model,
-        activations: Activations,
+        precision: Precision,
         granularity: Granularity,
     ) -> Result<aiot_onnx::Model, BuildError> {
         let text = String::from_utf8(self.bytes("calibration ranges")?).map_err(|error| self.fail(error))?;
         let calibration = Calibration::parse(&text).map_err(|reason| self.fail(reason))?;
-        let mut ranges = Ranges::new();
-        for (tensor, [min, max]) in calibration.ranges {
-            ranges.insert(tensor, Range { min, max });
-        }
-        let options = StaticOptions {
-            granularity: match granularity {
-                Granularity::PerChannel => aiot_onnx::Granularity::PerChannel,
-                Granularity::PerTensor => aiot_onnx::Granularity::PerTensor,
-            },
-            ..StaticOptions::new(activations)
-        };
-        let (model, report) =
-            aiot_onnx::quantize_static(prepared, &ranges, &options).map_err(|error| self.fail(error))?;
-        if report.quantized() == 0 {
-            return Err(self.fail("no node of this model can be quantized; set quantization.scheme = \"none\""));
-        }
+        let form = Form { activations: activations(precision), granularity: quantize_cli::granularity(granularity) };
+        let (model, _) = apply(prepared, &record::decisions(&calibration), form).map_err(|error| self.fail(error))?;
         Ok(model)
     }
 

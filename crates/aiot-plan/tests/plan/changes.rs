@@ -126,11 +126,13 @@ fn labels() {
                 .insert("models/digits/labels.txt".to_owned(), digest("edited"));
         },
         r#"
+        calibrate digits: labels changed; subject changed
         evaluate digits float32: labels changed; subject changed
         evaluate digits float16: labels changed; subject changed
         assemble package digits float16: golden outputs changed; labels changed
-        evaluate digits int8: labels changed; subject changed
-        assemble package digits int8: golden outputs changed; labels changed
+        quantize digits int8: calibration ranges changed
+        evaluate digits int8: labels changed; model changed; subject changed
+        assemble package digits int8: golden outputs changed; labels changed; model changed
         assemble image digits orin: 0: model layer changed
         assemble image digits pi-32: 2: model layer changed
         assemble image digits pi-64: 2: model layer changed
@@ -206,7 +208,7 @@ fn an_input_is_prepared_otherwise() {
     check(
         |bench| bench.edit_models("colour = \"grey\"", "colour = \"grey\"\nscale = 0.1"),
         r#"
-        calibrate digits: input changed; subject changed
+        calibrate digits: budget changed; subject changed
         evaluate digits float32: package changed; subject changed
         evaluate digits float16: package changed; subject changed
         assemble package digits float16: golden outputs changed; package changed
@@ -231,7 +233,8 @@ fn quantization() {
             )
         },
         r#"
-        quantize digits int8: granularity changed: "per-channel" → "per-tensor"
+        calibrate digits: granularity changed: "per-channel" → "per-tensor"; subject changed
+        quantize digits int8: calibration ranges changed; granularity changed: "per-channel" → "per-tensor"
         evaluate digits int8: model changed; subject changed
         assemble package digits int8: golden outputs changed; model changed
         assemble image digits pi-32: 2: model layer changed
