@@ -70,7 +70,7 @@ fn main() -> ExitCode {
             Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),
             Command::Update(arguments) => commands::update::run(&paths, &arguments),
             Command::Test(arguments) => commands::test::run(&paths, &arguments),
-            Command::Bench(arguments) => commands::bench::run(&paths, &arguments),
+            Command::Bench(arguments) => commands::bench::run(&paths, &arguments, cli.format),
         }
     });
     match result {

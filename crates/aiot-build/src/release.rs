@@ -16,7 +16,7 @@ use aiot_plan::{EnvironmentName, ModelName, Workspace, tools};
 use crate::cache::Cache;
 use crate::error::{BuildError, io};
 use crate::events::{Event, Sink};
-use crate::execute::{self, Context, Outcome};
+use crate::execute::{self, Context, LayerContents, Outcome};
 use crate::lockfile;
 use crate::manifests::{self, Row};
 use crate::network::Network;
@@ -269,6 +269,7 @@ pub fn run(
         events,
         engine: OnceLock::new(),
         compiling: Mutex::new(()),
+        layers: LayerContents::default(),
     };
     execute::execute(&planned.plan, &context, jobs)
 }

@@ -1,1 +1,3 @@
 //! Temporary workspaces and helpers for tests.
+
+pub mod generate;

@@ -1,6 +1,7 @@
 //! Layers, images, indexes. Whatever an image needs that is not in it is found here, before anything leaves the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use aiot_oci::layer::visit_layer;
 use aiot_oci::{
@@ -19,6 +20,20 @@ use crate::error::BuildError;
 
 /// The user of every image: nobody, by number, since an image has no need for names.
 const USER: &str = "65532:65532";
+
+/// What layers hold, by digest and the two programs that were looked for; see [`Task::layer_content`].
+pub type LayerContents = Mutex<BTreeMap<(aiot_oci::Digest, [String; 2]), Arc<Mutex<Option<Arc<LayerContent>>>>>>;
+
+/// What is in a layer.
+#[derive(Debug, Default)]
+pub struct LayerContent {
+    /// All paths, without the first `/`.
+    paths: BTreeSet<String>,
+    /// Their last parts.
+    names: BTreeSet<String>,
+    /// Programs that were looked for → libraries that they need.
+    needed: BTreeMap<String, Vec<String>>,
+}
 
 /// What is kept of a layer.
 pub(super) fn layer_output(layer: &Layer) -> Output {
@@ -145,43 +160,28 @@ impl Task<'_> {
         engine: &str,
         glibc: &str,
     ) -> Result<(), BuildError> {
-        let (program, engine) = (program.trim_start_matches('/'), engine.trim_start_matches('/'));
-        let mut names: BTreeSet<String> = BTreeSet::new();
-        let mut paths: BTreeSet<String> = BTreeSet::new();
-        let mut needed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let paths = [program.trim_start_matches('/'), engine.trim_start_matches('/')];
+        let mut contents = Vec::new();
         for layer in layers {
             // A base image's layers are fetched only where they must be looked into: its engine is checked by path
             // when it is pulled.
             if !self.context.store.contains(&layer.digest, layer.size) {
                 return Ok(());
             }
-            let mut visit = |entry: &aiot_oci::LayerEntry, content: &mut dyn std::io::Read| {
-                let path = entry.path.clone();
-                names.extend(path.rsplit('/').next().map(str::to_owned));
-                if matches!(entry.kind, EntryKind::File { .. }) && (path == program || path == engine) {
-                    let mut bytes = Vec::new();
-                    content.read_to_end(&mut bytes).map_err(|error| {
-                        aiot_oci::LayerError::Unreadable { digest: layer.digest, reason: error.to_string() }
-                    })?;
-                    if let Ok(facts) = elf::inspect(&bytes) {
-                        needed.insert(path.clone(), facts.needed);
-                    }
-                }
-                paths.insert(path);
-                Ok(())
-            };
-            visit_layer(self.context.store, layer, LayerLimits::default(), &mut visit)
-                .map_err(|error| self.fail(error))?;
+            contents.push(self.layer_content(layer, paths)?);
         }
-        for path in [program, engine] {
-            if !paths.contains(path) {
+        for path in paths {
+            if !contents.iter().any(|content| content.paths.contains(path)) {
                 return Err(self.fail(format!("the image has no /{path}")));
             }
         }
+        let has_file = |name: &str| contents.iter().any(|content| content.names.contains(name));
+        // What a later layer has in its place counts.
+        let needed: BTreeMap<&String, &Vec<String>> = contents.iter().flat_map(|content| &content.needed).collect();
         let missing: Vec<String> = needed
             .iter()
             .flat_map(|(path, libraries)| {
-                let missing = libraries.iter().filter(|library| !names.contains(*library));
+                let missing = libraries.iter().filter(|library| !has_file(library));
                 missing.map(move |library| format!("{library} (needed by /{path})"))
             })
             .collect();
@@ -192,6 +192,39 @@ impl Task<'_> {
             "the image lacks {}; add its package to the target's base, or lower the module's glibc floor ({glibc})",
             missing.join(", ")
         )))
+    }
+
+    /// What is in a layer. Unpacked once per release: thousands of images share a base, an engine and a module.
+    fn layer_content(&self, layer: &Descriptor, programs: [&str; 2]) -> Result<Arc<LayerContent>, BuildError> {
+        let key = (layer.digest, programs.map(str::to_owned));
+        let slot = {
+            let mut known = self.context.layers.lock().expect("no panic while held");
+            Arc::clone(known.entry(key).or_default())
+        };
+        // Two threads that want the same layer unpack it once; other layers do not wait.
+        let mut slot = slot.lock().expect("no panic while held");
+        if let Some(content) = &*slot {
+            return Ok(Arc::clone(content));
+        }
+        let mut content = LayerContent::default();
+        let mut visit = |entry: &aiot_oci::LayerEntry, reader: &mut dyn std::io::Read| {
+            let path = entry.path.clone();
+            content.names.extend(path.rsplit('/').next().map(str::to_owned));
+            if matches!(entry.kind, EntryKind::File { .. }) && programs.contains(&path.as_str()) {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).map_err(|error| aiot_oci::LayerError::Unreadable {
+                    digest: layer.digest,
+                    reason: error.to_string(),
+                })?;
+                if let Ok(facts) = elf::inspect(&bytes) {
+                    content.needed.insert(path.clone(), facts.needed);
+                }
+            }
+            content.paths.insert(path);
+            Ok(())
+        };
+        visit_layer(self.context.store, layer, LayerLimits::default(), &mut visit).map_err(|error| self.fail(error))?;
+        Ok(Arc::clone(slot.insert(Arc::new(content))))
     }
 
     pub(super) fn assemble_index(

@@ -9,7 +9,7 @@ mod image;
 mod measure;
 mod quantize;
 
-pub use image::oci_platform;
+pub use image::{LayerContent, LayerContents, oci_platform};
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, OnceLock};
@@ -50,6 +50,8 @@ pub struct Context<'a> {
     pub engine: OnceLock<Result<Engine, String>>,
     /// cargo uses all cores by itself and locks its folders: one compile at a time.
     pub compiling: Mutex<()>,
+    /// Layers that were looked into.
+    pub layers: LayerContents,
 }
 
 /// An input of a running action.
