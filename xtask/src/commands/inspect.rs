@@ -40,11 +40,21 @@ fn print(inspection: &Inspection) {
         facts.opset,
         facts.ir_version
     );
-    facts.inputs.iter().for_each(|input| println!("input   {}", tensor(input)));
-    facts.outputs.iter().for_each(|output| println!("output  {}", tensor(output)));
+    facts
+        .inputs
+        .iter()
+        .for_each(|input| println!("input   {}", tensor(input)));
+    facts
+        .outputs
+        .iter()
+        .for_each(|output| println!("output  {}", tensor(output)));
 
     let mut quantized: BTreeMap<&str, u64> = BTreeMap::new();
-    for node in inspection.nodes.iter().filter(|node| !matches!(node.outcome, NodeOutcome::Float(_))) {
+    for node in inspection
+        .nodes
+        .iter()
+        .filter(|node| !matches!(node.outcome, NodeOutcome::Float(_)))
+    {
         *quantized.entry(&node.operator).or_default() += 1;
     }
     let row = |used: &aiot_build::quantize_cli::OperatorUse| {
@@ -52,7 +62,9 @@ fn print(inspection: &Inspection) {
             "" => used.operator.clone(),
             domain => format!("{domain}.{}", used.operator),
         };
-        let in_8_bits = quantized.get(name.as_str()).map_or("-".to_owned(), u64::to_string);
+        let in_8_bits = quantized
+            .get(name.as_str())
+            .map_or("-".to_owned(), u64::to_string);
         vec![name, used.count.to_string(), in_8_bits]
     };
     println!();
@@ -65,7 +77,11 @@ fn print(inspection: &Inspection) {
         .iter()
         .take(LISTED)
         .map(|tensor| {
-            vec![tensor.name.clone(), format!("{} {:?}", tensor.element_type, tensor.dims), bytes(tensor.size_bytes)]
+            vec![
+                tensor.name.clone(),
+                format!("{} {:?}", tensor.element_type, tensor.dims),
+                bytes(tensor.size_bytes),
+            ]
         })
         .collect();
     print!("{}", table(&["initializer", "type", "size>"], &rows));
@@ -96,7 +112,11 @@ fn print(inspection: &Inspection) {
     for (reason, nodes) in reasons {
         let more = nodes.len().saturating_sub(4);
         let shown = nodes[..nodes.len() - more].join(", ");
-        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let rest = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         println!("  {reason}: {shown}{rest}");
     }
     for (version, problems) in &inspection.engine_problems {

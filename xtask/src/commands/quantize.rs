@@ -86,7 +86,9 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             };
             any_model(paths, &wanted, network.as_ref(), &events)
         }
-        _ => Err(BuildError::Other("name a model, or --model FILE with --output FILE".to_owned())),
+        _ => Err(BuildError::Other(
+            "name a model, or --model FILE with --output FILE".to_owned(),
+        )),
     };
     progress.finish();
     let outcome = result?;
@@ -105,7 +107,9 @@ fn number(value: Option<f64>, digits: usize) -> String {
 }
 
 fn print(outcome: &Outcome) {
-    let metric = outcome.metric.map_or("metric>".to_owned(), |metric| format!("{metric}>"));
+    let metric = outcome
+        .metric
+        .map_or("metric>".to_owned(), |metric| format!("{metric}>"));
     let rows: Vec<Vec<String>> = outcome
         .rows
         .iter()
@@ -120,14 +124,38 @@ fn print(outcome: &Outcome) {
             ]
         })
         .collect();
-    print!("{}", table(&["scheme", "size>", &metric, "agreement>", "SQNR dB>", "latency ratio>"], &rows));
+    print!(
+        "{}",
+        table(
+            &[
+                "scheme",
+                "size>",
+                &metric,
+                "agreement>",
+                "SQNR dB>",
+                "latency ratio>"
+            ],
+            &rows
+        )
+    );
     for (scheme, steps) in &outcome.steps {
         println!("\nWhat was tried for {scheme}:");
         let row = |step: &Step| {
             let kept = if step.kept { "kept" } else { "" };
-            vec![step.what.clone(), number(Some(step.closeness.sqnr_db), 1), number(step.drop, 4), kept.to_owned()]
+            vec![
+                step.what.clone(),
+                number(Some(step.closeness.sqnr_db), 1),
+                number(step.drop, 4),
+                kept.to_owned(),
+            ]
         };
-        print!("{}", table(&["step", "SQNR dB>", "drop>", ""], &steps.iter().map(row).collect::<Vec<_>>()));
+        print!(
+            "{}",
+            table(
+                &["step", "SQNR dB>", "drop>", ""],
+                &steps.iter().map(row).collect::<Vec<_>>()
+            )
+        );
     }
     for row in outcome.rows.iter().filter(|row| !row.float_nodes.is_empty()) {
         println!("\nNodes of {} in float:", row.scheme);

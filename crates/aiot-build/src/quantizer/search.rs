@@ -252,7 +252,7 @@ impl<'a> Search<'a> {
     fn sensitivities(&self) -> Result<Vec<Sensitivity>, BuildError> {
         let base = self.reference.closeness(&self.model, SENSITIVITY_SAMPLES)?.sqnr_db;
         let weighted = self.report.nodes.iter().filter(|node| {
-            node.outcome == NodeOutcome::Quantized && matches!(node.operator.as_str(), "Conv" | "Gemm" | "MatMul")
+            node.outcome == NodeOutcome::Quantized && matches!(node.operator.as_str(), "Conv" | "Gather" | "Gemm" | "MatMul")
         });
         let mut found = Vec::new();
         for node in weighted.take(MAX_SENSITIVITIES) {

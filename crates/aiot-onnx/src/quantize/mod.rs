@@ -140,7 +140,12 @@ pub fn calibration_tensors(prepared: &Model) -> Vec<String> {
     let mut wanted = BTreeSet::new();
     for activations in [Activations::U8Asymmetric, Activations::S8Symmetric] {
         let plan = Plan::new(graph, prepared.opset(), &StaticOptions::new(activations), None);
-        wanted.extend(plan.tensors.into_values());
+        // The rows of a table have the table's range.
+        wanted.extend(
+            plan.tensors
+                .into_values()
+                .filter(|root| !plan.tables.contains_key(root)),
+        );
     }
     let inputs = graph.input.iter().map(|input| input.name());
     let made = graph

@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub folded: BTreeMap<String, String>,
     /// Quantized activations that exist only in 8 bits: float readers and graph outputs take the dequantized value.
     pub replaced: BTreeSet<String>,
+    /// Outputs of embeddings with the constant table whose range they share.
+    pub tables: BTreeMap<String, String>,
     /// Positions of the nodes whose weights are quantized.
     pub weighted: Vec<usize>,
     /// Outputs of MatMul nodes with the constant that the next node adds as a bias.
@@ -162,7 +164,7 @@ impl<'a> Planner<'a> {
             let fed = node.input.iter().any(|input| reached.contains(input.as_str()));
             let reason = match self.roles[position] {
                 Role::Weighted if is(node, "Conv") => None,
-                Role::Weighted | Role::Bias | Role::Float(_) => continue,
+                Role::Weighted | Role::Embed | Role::Bias | Role::Float(_) => continue,
                 _ if !fed => Some("none of its inputs is quantized"),
                 Role::Compute if self.is_wild(position, ranges) => Some("its ranges exceed 1000"),
                 _ => None,
@@ -179,7 +181,7 @@ impl<'a> Planner<'a> {
         for position in (0..graph.node.len()).rev() {
             let output = graph.node[position].output.first().map_or("", String::as_str);
             wanted[position] = match self.roles[position] {
-                Role::Weighted | Role::Compute => true,
+                Role::Weighted | Role::Compute | Role::Embed => true,
                 Role::Move | Role::Bound | Role::Bias => {
                     self.index.readers(output).iter().any(|&reader| wanted[reader])
                 }
@@ -197,6 +199,9 @@ impl<'a> Planner<'a> {
                     for input in self.activations(position) {
                         plan.tensors.insert(input.to_owned(), self.root(input).to_owned());
                     }
+                }
+                Role::Embed => {
+                    plan.tables.insert(node.output[0].clone(), node.input[0].clone());
                 }
                 Role::Bias => {}
                 Role::Bound | Role::Float(_) => continue,
@@ -260,7 +265,7 @@ impl<'a> Planner<'a> {
 
     fn empty_plan(&self) -> Plan {
         let outcome = |role: &Role| match role {
-            Role::Weighted | Role::Compute | Role::Move | Role::Bias => NodeOutcome::Quantized,
+            Role::Weighted | Role::Compute | Role::Move | Role::Embed | Role::Bias => NodeOutcome::Quantized,
             Role::Bound => NodeOutcome::Float("its input is not quantized, or has other readers".to_owned()),
             Role::Float(reason) => NodeOutcome::Float(reason.clone()),
         };
@@ -269,6 +274,7 @@ impl<'a> Planner<'a> {
             tensors: BTreeMap::new(),
             folded: BTreeMap::new(),
             replaced: BTreeSet::new(),
+            tables: BTreeMap::new(),
             weighted: (0..self.roles.len())
                 .filter(|&position| self.roles[position] == Role::Weighted)
                 .collect(),
@@ -287,14 +293,14 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// The output of the Relu or Clip that alone reads `tensor`, unless a moving node made it, whose scale is not its
+    /// The output of the Relu or Clip that alone reads `tensor`, unless a node made it whose scale is not its
     /// own to choose.
     fn bound_after(&self, tensor: &'a str) -> Option<&'a str> {
         let producer = *self.index.producer.get(tensor)?;
         let &[reader] = self.index.readers(tensor) else {
             return None;
         };
-        let foldable = self.roles[producer] != Role::Move
+        let foldable = !matches!(self.roles[producer], Role::Move | Role::Embed)
             && self.roles[reader] == Role::Bound
             && self.index.read_once(tensor);
         foldable.then(|| self.graph.node[reader].output[0].as_str())

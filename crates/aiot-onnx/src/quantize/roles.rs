@@ -16,6 +16,8 @@ pub(super) enum Role {
     Move,
     /// Relu or Clip: a range performs it.
     Bound,
+    /// Gather of rows of a constant table: the rows come out in the table's own 8 bits.
+    Embed,
     /// Adds a bias to the MatMul before it: the engine makes one Gemm of the two.
     Bias,
     /// Stays float.
@@ -69,6 +71,16 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
         }
         "AveragePool" | "GlobalAveragePool" | "LeakyRelu" | "Sigmoid" => Role::Compute,
         "MaxPool" | "Reshape" | "Flatten" | "Transpose" | "Squeeze" | "Unsqueeze" if computed => Role::Move,
+        "Gather" => {
+            let table = index
+                .constants
+                .get(input.as_str())
+                .filter(|table| is_float(table) && !table.dims.contains(&0));
+            match table {
+                Some(_) => Role::Embed,
+                None => float("it takes no rows of a constant float32 table".to_owned()),
+            }
+        }
         "Relu" => Role::Bound,
         "Clip" if clip_bounds(node, index).is_some_and(|(min, max)| min <= 0.0 && max >= 0.0) => Role::Bound,
         "Clip" => float("its bounds are not constant, or do not include 0".to_owned()),

@@ -248,6 +248,48 @@ fn a_bias_after_matmul_is_part_of_it() {
 }
 
 #[test]
+fn rows_of_a_table_come_out_in_its_own_8_bits() {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[2, 4]);
+    builder.output("y", &[2, 4, 3]);
+    builder.random("table", &[50, 3]);
+    builder
+        .node("Cast", &["x"], "i")
+        .attribute
+        .push(int_attribute("to", 7));
+    builder.node("Gather", &["table", "i"], "a");
+    builder.node("Relu", &["a"], "b");
+    builder.random("w", &[3, 3]);
+    builder.node("MatMul", &["b", "w"], "y");
+    let model = builder.model();
+    // The rows' range is the table's, so nothing needs to observe them.
+    assert_eq!(calibration_tensors(&model), ["b"]);
+    check(
+        &builder,
+        U8Asymmetric,
+        &[
+            "Cast(x) i",
+            "Gather(q:table i) a",
+            "Relu(q:a) b",
+            "MatMul(q:b q:w) y",
+        ],
+    );
+    let (quantized, _) =
+        quantize_static(&model, &unit_ranges(&model), &StaticOptions::new(U8Asymmetric)).unwrap();
+    let constant = |name: &str| {
+        let constant = quantized
+            .graph()
+            .initializer
+            .iter()
+            .find(|tensor| tensor.name() == name)
+            .unwrap();
+        constant.raw_data.clone().unwrap()
+    };
+    assert_eq!(constant("a_scale"), constant("table_scale"));
+    assert_eq!(constant("a_zero_point"), constant("table_zero_point"));
+}
+
+#[test]
 fn a_gemm_before_an_activation_has_a_quantized_output() {
     let mut builder = Builder::new(17);
     builder.input("x", &[2, 4]);

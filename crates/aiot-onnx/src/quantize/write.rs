@@ -78,6 +78,14 @@ fn drop_unread(graph: &mut GraphProto) {
     graph.value_info.retain(|value| made.contains(value.name()));
 }
 
+/// The range of a constant, widened to include 0.
+fn range_of(numbers: &[f32]) -> Range {
+    Range {
+        min: numbers.iter().copied().fold(0.0, f32::min),
+        max: numbers.iter().copied().fold(0.0, f32::max),
+    }
+}
+
 struct Writer<'a> {
     graph: &'a GraphProto,
     index: Index<'a>,
@@ -120,6 +128,10 @@ impl Writer<'_> {
                     Some(inputs) => written.input = inputs,
                     None => self.add_operands(node, &mut written)?,
                 },
+                "Gather" => {
+                    let (scale, _) = self.scale(&node.output[0])?;
+                    written.input[0] = self.add_u8_constant(&node.input[0], scale)?;
+                }
                 _ => {}
             }
         }
@@ -181,7 +193,11 @@ impl Writer<'_> {
         if let Some(known) = self.scales.get(root) {
             return Ok(known.clone());
         }
-        let mut range = self.ranges.get(root).ok_or_else(|| QuantizeError::MissingRange {
+        let observed = match self.plan.tables.get(root) {
+            Some(table) => Some(range_of(&finite(&self.constant(table)?)?)),
+            None => self.ranges.get(root),
+        };
+        let mut range = observed.ok_or_else(|| QuantizeError::MissingRange {
             tensor: root.to_owned(),
         })?;
         if !(range.min.is_finite() && range.max.is_finite() && range.min <= range.max) {
@@ -341,24 +357,26 @@ impl Writer<'_> {
             if !self.index.constants.contains_key(name.as_str()) {
                 continue;
             }
-            let constant = self.constant(name)?;
-            let numbers = finite(&constant)?;
-            let min = numbers.iter().copied().fold(0.0, f32::min);
-            let max = numbers.iter().copied().fold(0.0, f32::max);
-            let scale = asymmetric(Range { min, max });
-            let quantize = |number: &f32| {
-                let steps = (f64::from(*number) / f64::from(scale.scale)).round_ties_even();
-                (steps + f64::from(scale.zero_point)).clamp(0.0, 255.0) as u8
-            };
-            let values: Vec<u8> = numbers.iter().map(quantize).collect();
-            written.input[position] = self.add_constant(name, -1, &[scale.scale], |name| {
-                (
-                    tensor::from_u8(name, &constant.dims, &values),
-                    tensor::from_u8("", &[], &[scale.zero_point]),
-                )
-            });
+            let scale = asymmetric(range_of(&finite(&self.constant(name)?)?));
+            written.input[position] = self.add_u8_constant(name, scale)?;
         }
         Ok(())
+    }
+
+    /// Adds a constant in the form of an activation.
+    fn add_u8_constant(&mut self, name: &str, scale: Scale) -> Result<String, QuantizeError> {
+        let constant = self.constant(name)?;
+        let quantize = |number: &f32| {
+            let steps = (f64::from(*number) / f64::from(scale.scale)).round_ties_even();
+            (steps + f64::from(scale.zero_point)).clamp(0.0, 255.0) as u8
+        };
+        let values: Vec<u8> = finite(&constant)?.iter().map(quantize).collect();
+        Ok(self.add_constant(name, -1, &[scale.scale], |name| {
+            (
+                tensor::from_u8(name, &constant.dims, &values),
+                tensor::from_u8("", &[], &[scale.zero_point]),
+            )
+        }))
     }
 
     /// Adds an 8- or 32-bit constant with its DequantizeLinear, once for all nodes that need the same form, and
