@@ -15,6 +15,7 @@
 //! | [`limits`] | the service's limits on that, and how much of each is used |
 //! | [`secrets`] | refuses values that look like secrets |
 //! | [`rollout`] | declared and hub → steps: rings, health, rollback; what each device gets |
+//! | [`mod@diff`] | what a change means on the devices |
 //! | `summary` | Markdown for the pull request |
 //!
 //! Nothing here reads a file, a clock or the network, and nothing talks to a hub.
@@ -24,6 +25,7 @@
 
 pub mod condition;
 pub mod create_options;
+pub mod diff;
 mod error;
 mod image;
 pub mod json;

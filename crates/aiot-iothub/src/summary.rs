@@ -206,7 +206,7 @@ fn condition(text: Option<&str>) -> String {
 }
 
 /// Code within a table: `|` would end the cell, and a text with a backquote wants two around it.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let text = escape(text);
     if text.contains('`') {
         format!("`` {text} ``")
@@ -215,12 +215,12 @@ fn code(text: &str) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }
 
 /// MiB with one digit, rounded to nearest; KiB below one.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let (unit_bytes, unit) = if bytes < 1 << 20 {
         (1u64 << 10, "KiB")
     } else {

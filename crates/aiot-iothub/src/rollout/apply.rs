@@ -61,7 +61,9 @@ pub struct HubError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ApplyError {
     /// Another run changed the same deployment.
-    #[error("`{id}` was changed by somebody else meanwhile; nothing of theirs was overwritten: look, and run again")]
+    #[error(
+        "`{id}` was changed by somebody else meanwhile; nothing of theirs was overwritten: look, and run again"
+    )]
     Moved {
         /// The deployment.
         id: String,
@@ -81,7 +83,10 @@ pub fn apply(hub: &mut dyn Hub, steps: &[Step], done: &mut dyn FnMut(&Step)) -> 
         return Ok(0);
     }
     let mut known: BTreeMap<String, HubDeployment> = BTreeMap::new();
-    if steps.iter().any(|step| matches!(step.action, Action::Update { .. } | Action::Delete { .. })) {
+    if steps
+        .iter()
+        .any(|step| matches!(step.action, Action::Update { .. } | Action::Delete { .. }))
+    {
         known = read(hub)?;
     }
     for step in steps {
@@ -92,8 +97,16 @@ pub fn apply(hub: &mut dyn Hub, steps: &[Step], done: &mut dyn FnMut(&Step)) -> 
                 result => result?,
             },
             Action::Create { deployment } => create(hub, deployment)?,
-            Action::Update { id, etag, condition, priority, labels } => {
-                let current = known.get(id).ok_or_else(|| ApplyError::Moved { id: id.clone() })?;
+            Action::Update {
+                id,
+                etag,
+                condition,
+                priority,
+                labels,
+            } => {
+                let current = known
+                    .get(id)
+                    .ok_or_else(|| ApplyError::Moved { id: id.clone() })?;
                 let wanted = HubDeployment {
                     condition: condition.clone(),
                     priority: *priority,
@@ -122,10 +135,16 @@ pub fn apply(hub: &mut dyn Hub, steps: &[Step], done: &mut dyn FnMut(&Step)) -> 
 
 fn read(hub: &mut dyn Hub) -> Result<BTreeMap<String, HubDeployment>, HubError> {
     let list = retry(hub, &mut |hub| hub.deployments())?;
-    Ok(list.into_iter().map(|deployment| (deployment.id.clone(), deployment)).collect())
+    Ok(list
+        .into_iter()
+        .map(|deployment| (deployment.id.clone(), deployment))
+        .collect())
 }
 
-fn retry<T>(hub: &mut dyn Hub, call: &mut dyn FnMut(&mut dyn Hub) -> Result<T, HubError>) -> Result<T, HubError> {
+fn retry<T>(
+    hub: &mut dyn Hub,
+    call: &mut dyn FnMut(&mut dyn Hub) -> Result<T, HubError>,
+) -> Result<T, HubError> {
     let mut pause_secs = FIRST_PAUSE_SECS;
     for _ in 1..TRIES {
         match call(hub) {
@@ -140,7 +159,12 @@ fn retry<T>(hub: &mut dyn Hub, call: &mut dyn FnMut(&mut dyn Hub) -> Result<T, H
 /// Whether what stands on the hub is what a call wanted to bring there.
 fn same(there: &HubDeployment, wanted: &HubDeployment) -> bool {
     (&there.content, &there.condition, there.priority, &there.labels)
-        == (&wanted.content, &wanted.condition, wanted.priority, &wanted.labels)
+        == (
+            &wanted.content,
+            &wanted.condition,
+            wanted.priority,
+            &wanted.labels,
+        )
 }
 
 fn create(hub: &mut dyn Hub, wanted: &HubDeployment) -> Result<(), ApplyError> {
@@ -148,7 +172,9 @@ fn create(hub: &mut dyn Hub, wanted: &HubDeployment) -> Result<(), ApplyError> {
         // Our own call of which the answer was lost, or somebody else's.
         Err(error) if error.kind == HubErrorKind::Exists => match read(hub)?.get(&wanted.id) {
             Some(there) if same(there, wanted) => Ok(()),
-            _ => Err(ApplyError::Moved { id: wanted.id.clone() }),
+            _ => Err(ApplyError::Moved {
+                id: wanted.id.clone(),
+            }),
         },
         result => Ok(result?),
     }
@@ -159,7 +185,9 @@ fn update(hub: &mut dyn Hub, wanted: &HubDeployment) -> Result<String, ApplyErro
         Err(error) if matches!(error.kind, HubErrorKind::Stale | HubErrorKind::Missing) => {
             match read(hub)?.get(&wanted.id) {
                 Some(there) if same(there, wanted) => Ok(there.etag.clone()),
-                _ => Err(ApplyError::Moved { id: wanted.id.clone() }),
+                _ => Err(ApplyError::Moved {
+                    id: wanted.id.clone(),
+                }),
             }
         }
         result => Ok(result?),

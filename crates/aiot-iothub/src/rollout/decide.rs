@@ -9,7 +9,7 @@ use super::declared::{Declared, Lineage, images, leaves_over};
 use super::health::{Tally, standing};
 use super::labels::Place;
 use super::state::{HubDeployment, Snapshot};
-use super::step::Step;
+use super::step::{Action, Step};
 use super::working::{Ours, Working};
 use crate::limits::UsedOf;
 use crate::render::{Deployment, DeploymentKind, FIRST_LAYER_PRIORITY};
@@ -72,7 +72,10 @@ pub enum Verdict {
 impl Verdict {
     /// Whether somebody must do something.
     pub fn needs_a_person(&self) -> bool {
-        matches!(self, Verdict::Stopped(_) | Verdict::RolledBack(_) | Verdict::Refused(_))
+        matches!(
+            self,
+            Verdict::Stopped(_) | Verdict::RolledBack(_) | Verdict::Refused(_)
+        )
     }
 }
 
@@ -80,7 +83,9 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// The hub has seen a newer commit.
-    #[error("the hub has deployment `{id}` of the newer commit {commit}: this checkout is out of date; pull, and run again")]
+    #[error(
+        "the hub has deployment `{id}` of the newer commit {commit}: this checkout is out of date; pull, and run again"
+    )]
     OutOfDate {
         /// A deployment that a newer run has made.
         id: String,
@@ -106,6 +111,7 @@ pub fn decide(declared: &Declared, snapshot: &Snapshot, intent: &Intent) -> Resu
         lineages.push(report);
     }
     run.clean_up(&mut lineages);
+    run.leave_a_mark();
     let working = run.working;
     let mut steps = working.steps;
     steps.sort_by_key(|step| step.action.rank());
@@ -114,15 +120,17 @@ pub fn decide(declared: &Declared, snapshot: &Snapshot, intent: &Intent) -> Resu
         used: working.count,
         limit: snapshot.deployment_limit,
     }];
-    Ok(Decision { steps, lineages, used })
+    Ok(Decision {
+        steps,
+        lineages,
+        used,
+    })
 }
 
 /// Refuses a checkout that is older than what the hub has seen.
 pub(super) fn refuse_out_of_date(working: &Working<'_>) -> Result<(), Refusal> {
-    let declared = working.declared;
     for entry in working.ours.values().flatten() {
-        let is_declared = declared.content(&entry.deployment.id).is_some();
-        if entry.place.sequence > declared.sequence && !is_declared {
+        if entry.place.sequence > working.declared.sequence {
             return Err(Refusal::OutOfDate {
                 id: entry.deployment.id.clone(),
                 commit: entry.place.commit.clone(),
@@ -151,12 +159,18 @@ impl<'a> Run<'a> {
             .map(|deployment| {
                 let lineage = Lineage::of(deployment);
                 let top = working.ours.get(&lineage).and_then(|list| list.last());
-                let settled = top
-                    .is_some_and(|top| top.deployment.id == deployment.id && top.place.is_fall_back() && !top.place.parked);
+                let settled = top.is_some_and(|top| {
+                    top.deployment.id == deployment.id && top.place.is_fall_back() && !top.place.parked
+                });
                 (lineage, settled)
             })
             .collect();
-        Ok(Run { working, intent, limit: snapshot.deployment_limit, settled })
+        Ok(Run {
+            working,
+            intent,
+            limit: snapshot.deployment_limit,
+            settled,
+        })
     }
 
     fn rings(&self) -> &'a [Ring] {
@@ -173,7 +187,10 @@ impl<'a> Run<'a> {
             since_secs: self.working.now_secs,
             sequence: declared.sequence,
             commit: declared.commit.clone(),
-            size_bytes: deployment.modules.iter().fold(0, |sum: u64, module| sum.saturating_add(module.size_bytes)),
+            size_bytes: deployment
+                .modules
+                .iter()
+                .fold(0, |sum: u64, module| sum.saturating_add(module.size_bytes)),
             finished_secs: None,
             stopped: None,
             rolled_back: None,
@@ -183,7 +200,11 @@ impl<'a> Run<'a> {
     }
 
     fn approver(&self, ring: usize) -> Option<String> {
-        let approver = self.intent.approve.as_ref().filter(|_| self.rings()[ring].approval)?;
+        let approver = self
+            .intent
+            .approve
+            .as_ref()
+            .filter(|_| self.rings()[ring].approval)?;
         Some(format!("{approver} for {}", self.rings()[ring].name))
     }
 
@@ -199,13 +220,20 @@ impl<'a> Run<'a> {
     fn may_enter(&self, ring: usize) -> Result<(), Verdict> {
         let ring = &self.rings()[ring];
         if ring.approval && self.intent.approve.is_none() {
-            return Err(Verdict::Waits(format!("approval for ring `{}`: advance with --approve", ring.name)));
+            return Err(Verdict::Waits(format!(
+                "approval for ring `{}`: advance with --approve",
+                ring.name
+            )));
         }
         self.quiet(ring)
     }
 
     fn quiet(&self, ring: &Ring) -> Result<(), Verdict> {
-        match ring.quiet_hours.as_ref().map(|hours| hours.contains(self.working.now_secs)) {
+        match ring
+            .quiet_hours
+            .as_ref()
+            .map(|hours| hours.contains(self.working.now_secs))
+        {
             None | Some(Ok(false)) => Ok(()),
             Some(Ok(true)) => Err(Verdict::Waits(format!("ring `{}` has quiet hours", ring.name))),
             Some(Err(error)) => Err(Verdict::Refused(error.to_string())),
@@ -214,7 +242,13 @@ impl<'a> Run<'a> {
 
     /// The runtime and the models on it never change at the same time.
     fn alone(&self, deployment: &Deployment) -> Result<(), Verdict> {
-        let siblings = self.working.declared.list().deployments.iter().filter(|other| other.target == deployment.target);
+        let siblings = self
+            .working
+            .declared
+            .list()
+            .deployments
+            .iter()
+            .filter(|other| other.target == deployment.target);
         for other in siblings {
             let lineage = Lineage::of(other);
             match (deployment.kind, other.kind) {
@@ -223,7 +257,9 @@ impl<'a> Run<'a> {
                 }
                 (DeploymentKind::Base, DeploymentKind::Layered) => {
                     let on_hub = self.working.find(&lineage, &other.id);
-                    let moving = |entry: &Ours| entry.place.finished_secs.is_none() && entry.place.rolled_back.is_none();
+                    let moving = |entry: &Ours| {
+                        entry.place.finished_secs.is_none() && entry.place.rolled_back.is_none()
+                    };
                     if on_hub.is_some_and(moving) {
                         return Err(Verdict::Waits(format!("`{}` rolls out first", other.id)));
                     }
@@ -243,6 +279,7 @@ impl<'a> Run<'a> {
             tally: Tally::default(),
             verdict: Verdict::Finished,
         };
+        self.tidy(deployment, &lineage);
         let Some(current) = self.working.find(&lineage, &deployment.id).cloned() else {
             report.verdict = self.create(deployment).unwrap_or_else(|verdict| verdict);
             return report;
@@ -264,7 +301,12 @@ impl<'a> Run<'a> {
         let late = self.working.now_secs >= current.place.since_secs.saturating_add(soak_secs);
         let mut tally = Tally::default();
         let targeted = self.working.targeted(&current.deployment.condition);
-        for (device, _) in snapshot.devices.iter().zip(targeted.iter()).filter(|(_, targeted)| **targeted) {
+        for (device, _) in snapshot
+            .devices
+            .iter()
+            .zip(targeted.iter())
+            .filter(|(_, targeted)| **targeted)
+        {
             tally.add(standing(device, &current.deployment.id, &images, late));
         }
         tally
@@ -276,14 +318,22 @@ impl<'a> Run<'a> {
         let working = &self.working;
         if working.count >= self.limit {
             let (used, limit) = (working.count, self.limit);
-            return Err(Verdict::Refused(format!("the hub has {used} of {limit} deployments: delete what nobody needs")));
+            return Err(Verdict::Refused(format!(
+                "the hub has {used} of {limit} deployments: delete what nobody needs"
+            )));
         }
-        let content = working.declared.content(&deployment.id).cloned().unwrap_or_default();
+        let content = working
+            .declared
+            .content(&deployment.id)
+            .cloned()
+            .unwrap_or_default();
         let place = self.place(deployment, 0);
         self.fits_on_disk(deployment, &place)?;
         let priority = working.priority_above(deployment.kind == DeploymentKind::Base, deployment.priority);
         if deployment.kind == DeploymentKind::Base && priority >= FIRST_LAYER_PRIORITY {
-            return Err(Verdict::Refused(format!("no priority below {FIRST_LAYER_PRIORITY} is left for a base")));
+            return Err(Verdict::Refused(format!(
+                "no priority below {FIRST_LAYER_PRIORITY} is left for a base"
+            )));
         }
         let new = HubDeployment {
             id: deployment.id.clone(),
@@ -302,10 +352,20 @@ impl<'a> Run<'a> {
 
     /// Old and new images must fit together: the agent pulls all before it removes one.
     fn fits_on_disk(&self, deployment: &Deployment, place: &Place) -> Result<(), Verdict> {
-        let facts = self.working.declared.list().targets.iter().find(|target| target.name == deployment.target);
-        let Some(disk_bytes) = facts.and_then(|facts| facts.disk_bytes) else { return Ok(()) };
+        let facts = self
+            .working
+            .declared
+            .list()
+            .targets
+            .iter()
+            .find(|target| target.name == deployment.target);
+        let Some(disk_bytes) = facts.and_then(|facts| facts.disk_bytes) else {
+            return Ok(());
+        };
         let old = self.working.ours.get(&place.lineage).and_then(|list| list.last());
-        let both = place.size_bytes.saturating_add(old.map_or(0, |old| old.place.size_bytes));
+        let both = place
+            .size_bytes
+            .saturating_add(old.map_or(0, |old| old.place.size_bytes));
         if both > disk_bytes {
             let problem = format!(
                 "old and new images are {} MiB, and the devices have {} MiB for them: they must fit together",
@@ -320,11 +380,23 @@ impl<'a> Run<'a> {
     /// What a device without any of the images downloads, and how long that takes.
     fn download(&self, deployment: &Deployment) -> String {
         let bytes: u64 = deployment.modules.iter().map(|module| module.size_bytes).sum();
-        let facts = self.working.declared.list().targets.iter().find(|target| target.name == deployment.target);
-        match facts.and_then(|facts| facts.link_kbit_per_s).filter(|speed| *speed > 0 && bytes > 0) {
+        let facts = self
+            .working
+            .declared
+            .list()
+            .targets
+            .iter()
+            .find(|target| target.name == deployment.target);
+        match facts
+            .and_then(|facts| facts.link_kbit_per_s)
+            .filter(|speed| *speed > 0 && bytes > 0)
+        {
             Some(speed) => {
                 let minutes = (bytes.saturating_mul(8) / 1000 / speed).div_ceil(60);
-                format!(", at most {} MiB or {minutes} minutes per device", bytes.div_ceil(1 << 20))
+                format!(
+                    ", at most {} MiB or {minutes} minutes per device",
+                    bytes.div_ceil(1 << 20)
+                )
             }
             None => String::new(),
         }
@@ -339,13 +411,26 @@ impl<'a> Run<'a> {
     ) -> Result<Verdict, Verdict> {
         let id = &deployment.id;
         let list = self.working.ours.get(lineage).cloned().unwrap_or_default();
-        let position = list.iter().position(|entry| entry.deployment.id == *id).unwrap_or(0);
+        let position = list
+            .iter()
+            .position(|entry| entry.deployment.id == *id)
+            .unwrap_or(0);
         let (below, above) = (&list[..position], &list[position + 1..]);
         if let Some(reason) = &current.place.rolled_back {
             return Err(Verdict::RolledBack(format!("{reason}; revert the change in git")));
         }
         // An older release is declared again, and a newer one is all over the fleet: ring by ring, as any other.
-        if above.iter().any(|entry| entry.place.is_fall_back()) || current.place.parked {
+        // One that has not been cleaned up after is not all over the fleet, whatever its own rings say: what it leaves
+        // out still runs from here.
+        let all_over = |entry: &Ours| {
+            let leaves = leaves_over(
+                deployment.kind,
+                &current.deployment.content,
+                &entry.deployment.content,
+            );
+            entry.place.is_fall_back() && !leaves
+        };
+        if above.iter().any(all_over) || current.place.parked {
             self.may_enter(0)?;
             self.alone(deployment)?;
             let place = self.place(deployment, 0);
@@ -353,7 +438,9 @@ impl<'a> Run<'a> {
             let floor = current.deployment.priority;
             let priority = self.working.priority_above(lineage.is_base(), floor);
             let condition = &deployment.rings[0].condition;
-            self.working.update(id, condition, priority, place, why.clone()).map_err(Verdict::Refused)?;
+            self.working
+                .update(id, condition, priority, place, why.clone())
+                .map_err(Verdict::Refused)?;
             return Ok(Verdict::Acts(why));
         }
         if !above.is_empty() {
@@ -369,7 +456,9 @@ impl<'a> Run<'a> {
         }
         let Some(ring) = self.working.declared.ring_index(&current.place.ring) else {
             let ring = &current.place.ring;
-            return Err(Verdict::Refused(format!("it stands in ring `{ring}`, which is not declared: declare it until it is through")));
+            return Err(Verdict::Refused(format!(
+                "it stands in ring `{ring}`, which is not declared: declare it until it is through"
+            )));
         };
         if let (Some(reason), false) = (&current.place.stopped, self.intent.resume) {
             return Err(Verdict::Stopped(reason.clone()));
@@ -380,7 +469,8 @@ impl<'a> Run<'a> {
                 let mut place = self.touched(current);
                 place.stopped = Some(reason.clone());
                 let (condition, priority) = (&current.deployment.condition, current.deployment.priority);
-                self.working.update_unchecked(id, condition, priority, place, format!("stop: {reason}"));
+                self.working
+                    .update_unchecked(id, condition, priority, place, format!("stop: {reason}"));
             }
             return Err(Verdict::Stopped(reason));
         }
@@ -389,16 +479,24 @@ impl<'a> Run<'a> {
             (place.stopped, place.since_secs) = (None, self.working.now_secs);
             let (condition, priority) = (&current.deployment.condition, current.deployment.priority);
             let why = "go on: the ring is well again".to_owned();
-            self.working.update_unchecked(id, condition, priority, place, why.clone());
+            self.working
+                .update_unchecked(id, condition, priority, place, why.clone());
             return Ok(Verdict::Acts(why));
         }
         if current.deployment.condition != deployment.rings[ring].condition {
             return self.retarget(current, &deployment.rings[ring].condition, self.working.now_secs);
         }
-        self.superseded(deployment, lineage, below, ring)?;
-        let until_secs = current.place.since_secs.saturating_add(u64::from(policy.soak_hours) * 3600);
+        self.superseded(deployment, lineage, below, ring);
+        let until_secs = current
+            .place
+            .since_secs
+            .saturating_add(u64::from(policy.soak_hours) * 3600);
         if self.working.now_secs < until_secs {
-            return Ok(Verdict::Waits(format!("soaks in ring `{}` until {}", policy.name, crate::quiet::time_text(until_secs))));
+            return Ok(Verdict::Waits(format!(
+                "soaks in ring `{}` until {}",
+                policy.name,
+                crate::quiet::time_text(until_secs)
+            )));
         }
         if let Some(reason) = tally.wait_reason(policy) {
             return Ok(Verdict::Waits(reason));
@@ -406,33 +504,66 @@ impl<'a> Run<'a> {
         if ring == last {
             let mut place = self.touched(current);
             place.finished_secs = Some(self.working.now_secs);
-            let why = format!("finish: {} of {} devices are good", tally.reported(), tally.targeted);
+            let why = format!(
+                "finish: {} of {} devices are good",
+                tally.reported(),
+                tally.targeted
+            );
             let (condition, priority) = (&current.deployment.condition, current.deployment.priority);
-            self.working.update_unchecked(id, condition, priority, place, why.clone());
+            self.working
+                .update_unchecked(id, condition, priority, place, why.clone());
             return Ok(Verdict::Acts(why));
         }
         self.may_enter(ring + 1)?;
         let place = self.place(deployment, ring + 1);
         let why = format!("widen from ring `{}` to `{}`", policy.name, place.ring);
         let (condition, priority) = (&deployment.rings[ring + 1].condition, current.deployment.priority);
-        self.working.update(id, condition, priority, place, why.clone()).map_err(Verdict::Refused)?;
+        self.working
+            .update(id, condition, priority, place, why.clone())
+            .map_err(Verdict::Refused)?;
         Ok(Verdict::Acts(why))
     }
 
     /// Takes newer releases away that are not declared any more and never finished.
     fn withdraw(&mut self, lineage: &Lineage, current: &Ours, above: &[Ours]) -> Result<Verdict, Verdict> {
+        // A model that moved to another layer stays until that layer is through.
+        let stays = images(&current.deployment.content);
+        for name in above
+            .iter()
+            .flat_map(|entry| images(&entry.deployment.content).into_keys())
+        {
+            let declared = self.working.declared.list().deployments.iter();
+            let mut elsewhere = declared.filter(|other| {
+                other.target == lineage.target && other.modules.iter().any(|module| module.name == name)
+            });
+            let pending = elsewhere.find(|other| !self.settled[&Lineage::of(other)]);
+            if let Some(other) = pending.filter(|_| !stays.contains_key(&name)) {
+                return Ok(Verdict::Waits(format!(
+                    "`{}` brings `{name}` instead, and is not through",
+                    other.id
+                )));
+            }
+        }
         if current.place.sequence < self.working.declared.sequence {
             // First, so that a run of the older commit does not make them again.
             let place = self.touched(current);
             let (condition, priority) = (current.deployment.condition.clone(), current.deployment.priority);
             let why = "the newer commit asks for this release".to_owned();
-            self.working.update_unchecked(&current.deployment.id, &condition, priority, place, why);
+            self.working
+                .update_unchecked(&current.deployment.id, &condition, priority, place, why);
         }
         for entry in above {
-            let why = format!("withdraw `{}`, which is not declared any more", entry.deployment.id);
-            self.working.delete(lineage, &entry.deployment.id, why).map_err(Verdict::Refused)?;
+            let why = format!(
+                "withdraw `{}`, which is not declared any more",
+                entry.deployment.id
+            );
+            self.working
+                .delete(lineage, &entry.deployment.id, why)
+                .map_err(Verdict::Refused)?;
         }
-        Ok(Verdict::Acts("withdraw newer releases that are not declared any more".to_owned()))
+        Ok(Verdict::Acts(
+            "withdraw newer releases that are not declared any more".to_owned(),
+        ))
     }
 
     /// The declared condition of the ring has changed.
@@ -449,20 +580,69 @@ impl<'a> Run<'a> {
         Ok(Verdict::Acts(why))
     }
 
+    /// Deletes what nobody can fall back to any more: what was taken back and is not declared, and what lies beneath
+    /// the fall-back and brings nothing that the fall-back does not bring.
+    fn tidy(&mut self, deployment: &Deployment, lineage: &Lineage) {
+        let list = self.working.ours.get(lineage).cloned().unwrap_or_default();
+        let current = list.iter().position(|entry| entry.deployment.id == deployment.id);
+        let fall_back = list
+            .iter()
+            .enumerate()
+            .rposition(|(index, entry)| Some(index) != current && entry.place.is_fall_back());
+        for (index, entry) in list.iter().enumerate() {
+            // What is newer than the declared release is withdrawn in its own order.
+            if Some(index) == current || current.is_some_and(|current| index > current) {
+                continue;
+            }
+            let beneath = fall_back.is_some_and(|fall_back| {
+                let above = &list[fall_back].deployment.content;
+                index < fall_back && !leaves_over(deployment.kind, &entry.deployment.content, above)
+            });
+            let id = &entry.deployment.id;
+            if entry.place.rolled_back.is_some() || beneath {
+                // Where it would strand a device it stays; the step that needs its place says so.
+                let _ = self.working.delete(lineage, id, format!("retire `{id}`"));
+            }
+        }
+    }
+
     /// Deletes what lies beneath, never finished, and has no devices of its own any more.
-    fn superseded(&mut self, deployment: &Deployment, lineage: &Lineage, below: &[Ours], ring: usize) -> Result<(), Verdict> {
+    fn superseded(&mut self, deployment: &Deployment, lineage: &Lineage, below: &[Ours], ring: usize) {
         let declared = self.working.declared;
         let content = declared.content(&deployment.id).cloned().unwrap_or_default();
         for entry in below {
             let unfinished = entry.place.finished_secs.is_none();
             let covered = declared.ring_index(&entry.place.ring).unwrap_or(0) <= ring;
-            let gone = entry.place.rolled_back.is_some();
-            if gone || (unfinished && covered && !leaves_over(deployment.kind, &entry.deployment.content, &content)) {
+            if unfinished && covered && !leaves_over(deployment.kind, &entry.deployment.content, &content) {
                 let why = format!("`{}` is superseded", entry.deployment.id);
-                self.working.delete(lineage, &entry.deployment.id, why).map_err(Verdict::Refused)?;
+                // Its ring was another one then, and it still has devices of its own: it stays until they are covered.
+                let _ = self.working.delete(lineage, &entry.deployment.id, why);
             }
         }
-        Ok(())
+    }
+
+    /// A run that only deletes says its commit on what stays; else a run of an older commit would make it all again.
+    fn leave_a_mark(&mut self) {
+        let deletes = self
+            .working
+            .steps
+            .iter()
+            .any(|step| matches!(step.action, Action::Delete { .. }));
+        let says = |step: &Step| matches!(step.action, Action::Update { .. });
+        if !deletes || self.working.steps.iter().any(says) {
+            return;
+        }
+        let mut all = self.working.ours.values().flatten();
+        let Some(entry) = all.find(|entry| !entry.deployment.etag.is_empty()).cloned() else {
+            return;
+        };
+        if entry.place.sequence < self.working.declared.sequence {
+            let place = self.touched(&entry);
+            let (id, condition) = (&entry.deployment.id, &entry.deployment.condition);
+            let why = "the newer commit was here".to_owned();
+            self.working
+                .update_unchecked(id, condition, entry.deployment.priority, place, why);
+        }
     }
 
     /// When everything of a target is through: keeps one fall-back beneath each release, and deletes the rest.
@@ -473,7 +653,9 @@ impl<'a> Run<'a> {
         let deployments = &self.working.declared.list().deployments;
         let all_settled = self.settled.values().all(|settled| *settled);
         for deployment in deployments {
-            let mut siblings = deployments.iter().filter(|other| other.target == deployment.target);
+            let mut siblings = deployments
+                .iter()
+                .filter(|other| other.target == deployment.target);
             if siblings.all(|other| self.settled[&Lineage::of(other)])
                 && let Err(verdict) = self.clean_up_lineage(deployment)
                 && let Some(report) = reports.iter_mut().find(|report| report.id == deployment.id)
@@ -489,11 +671,16 @@ impl<'a> Run<'a> {
             .ours
             .iter()
             .filter(|(lineage, _)| self.working.declared.of_lineage(lineage).is_none())
-            .flat_map(|(lineage, list)| list.iter().map(|entry| (lineage.clone(), entry.deployment.id.clone())))
+            .flat_map(|(lineage, list)| {
+                list.iter()
+                    .map(|entry| (lineage.clone(), entry.deployment.id.clone()))
+            })
             .collect();
         for (lineage, id) in undeclared {
             // Nothing of an undeclared lineage is wanted, so nothing can be stranded.
-            let _ = self.working.delete(&lineage, &id, format!("{lineage} is not declared any more"));
+            let _ = self
+                .working
+                .delete(&lineage, &id, format!("{lineage} is not declared any more"));
         }
     }
 
@@ -505,7 +692,9 @@ impl<'a> Run<'a> {
         for (index, entry) in list.iter().enumerate() {
             let id = &entry.deployment.id;
             if Some(index) != fall_back {
-                self.working.delete(&lineage, id, format!("retire `{id}`")).map_err(Verdict::Refused)?;
+                self.working
+                    .delete(&lineage, id, format!("retire `{id}`"))
+                    .map_err(Verdict::Refused)?;
                 continue;
             }
             if entry.place.parked {
@@ -513,18 +702,30 @@ impl<'a> Run<'a> {
             }
             let rings = self.rings();
             let mut place = self.touched(entry);
-            let leaves = leaves_over(deployment.kind, &entry.deployment.content, &current.deployment.content);
+            let leaves = leaves_over(
+                deployment.kind,
+                &entry.deployment.content,
+                &current.deployment.content,
+            );
             let (condition, why) = if leaves {
                 place.parked = true;
-                ("", format!("park `{id}`: it brings what is not declared any more"))
+                (
+                    "",
+                    format!("park `{id}`: it brings what is not declared any more"),
+                )
             } else if entry.deployment.condition != current.deployment.condition {
-                (current.deployment.condition.as_str(), format!("`{id}` lies beneath the same devices again"))
+                (
+                    current.deployment.condition.as_str(),
+                    format!("`{id}` lies beneath the same devices again"),
+                )
             } else {
                 continue;
             };
             self.quiet(&rings[rings.len() - 1])?;
             let priority = entry.deployment.priority;
-            self.working.update(id, condition, priority, place, why).map_err(Verdict::Refused)?;
+            self.working
+                .update(id, condition, priority, place, why)
+                .map_err(Verdict::Refused)?;
         }
         Ok(())
     }
@@ -549,7 +750,8 @@ fn metrics(id: &str, content: &serde_json::Value) -> BTreeMap<String, String> {
     let reached = "properties.desired.$version = properties.reported.lastDesiredVersion";
     let mut running = format!("{from} AND {has} AND {}", runs.join(" AND "));
     if runs.is_empty() || running.len() > QUERY_LIMIT_BYTES {
-        running = format!("{from} AND {has} AND {reached} AND properties.reported.lastDesiredStatus.code = 200");
+        running =
+            format!("{from} AND {has} AND {reached} AND properties.reported.lastDesiredStatus.code = 200");
     }
     BTreeMap::from([
         ("running".to_owned(), running),
@@ -559,7 +761,9 @@ fn metrics(id: &str, content: &serde_json::Value) -> BTreeMap<String, String> {
         ),
         (
             "silent".to_owned(),
-            format!("{from} AND {has} AND properties.desired.$version != properties.reported.lastDesiredVersion"),
+            format!(
+                "{from} AND {has} AND properties.desired.$version != properties.reported.lastDesiredVersion"
+            ),
         ),
     ])
 }

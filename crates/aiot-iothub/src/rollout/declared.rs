@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use aiot_package::Digest;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,10 @@ impl fmt::Display for Lineage {
 impl Lineage {
     /// Of a declared deployment.
     pub fn of(deployment: &Deployment) -> Lineage {
-        Lineage { target: deployment.target.clone(), stem: deployment.stem.clone() }
+        Lineage {
+            target: deployment.target.clone(),
+            stem: deployment.stem.clone(),
+        }
     }
 
     /// Base deployments have a lineage of their own.
@@ -43,7 +47,7 @@ impl Lineage {
 #[derive(Clone, Debug)]
 pub struct Declared {
     list: DeploymentList,
-    contents: BTreeMap<String, Value>,
+    contents: BTreeMap<String, Arc<Value>>,
     conditions: BTreeMap<String, Vec<Condition>>,
     /// Grows with each commit of the branch that is deployed. A checkout with a smaller number than the hub has seen
     /// is out of date and must not undo what a newer one did.
@@ -74,7 +78,10 @@ impl Declared {
         sequence: u64,
         commit: &str,
     ) -> Result<Declared, DeclaredError> {
-        let error = |file: &str, problem: String| DeclaredError { file: file.to_owned(), problem };
+        let error = |file: &str, problem: String| DeclaredError {
+            file: file.to_owned(),
+            problem,
+        };
         let in_list = |problem: String| error("deployments.json", problem);
         let mut list: DeploymentList =
             serde_json::from_slice(list).map_err(|reason| in_list(format!("cannot be read: {reason}")))?;
@@ -90,26 +97,46 @@ impl Declared {
         let (mut contents, mut conditions) = (BTreeMap::new(), BTreeMap::new());
         let mut lineages = BTreeSet::new();
         for deployment in &list.deployments {
-            let bytes = content(&deployment.file)
-                .ok_or_else(|| error(&deployment.file, "is missing".to_owned()))?;
+            let bytes =
+                content(&deployment.file).ok_or_else(|| error(&deployment.file, "is missing".to_owned()))?;
             if Digest::of(&bytes) != deployment.content_digest {
-                return Err(error(&deployment.file, "is not the file that deployments.json lists".to_owned()));
+                return Err(error(
+                    &deployment.file,
+                    "is not the file that deployments.json lists".to_owned(),
+                ));
             }
             let value = serde_json::from_slice(&bytes)
                 .map_err(|reason| error(&deployment.file, format!("cannot be read: {reason}")))?;
-            contents.insert(deployment.id.clone(), value);
+            contents.insert(deployment.id.clone(), Arc::new(value));
             let same_rings = deployment.rings.len() == list.rings.len()
-                && deployment.rings.iter().zip(&list.rings).all(|(of, ring)| of.ring == ring.name);
+                && deployment
+                    .rings
+                    .iter()
+                    .zip(&list.rings)
+                    .all(|(of, ring)| of.ring == ring.name);
             if !same_rings || !lineages.insert(Lineage::of(deployment)) {
-                let problem = format!("deployment `{}`: other rings than the environment's, or listed twice", deployment.id);
+                let problem = format!(
+                    "deployment `{}`: other rings than the environment's, or listed twice",
+                    deployment.id
+                );
                 return Err(in_list(problem));
             }
-            let parsed: Result<Vec<Condition>, _> =
-                deployment.rings.iter().map(|ring| ring.condition.parse()).collect();
-            let parsed = parsed.map_err(|reason| in_list(format!("deployment `{}`: {reason}", deployment.id)))?;
+            let parsed: Result<Vec<Condition>, _> = deployment
+                .rings
+                .iter()
+                .map(|ring| ring.condition.parse())
+                .collect();
+            let parsed =
+                parsed.map_err(|reason| in_list(format!("deployment `{}`: {reason}", deployment.id)))?;
             conditions.insert(deployment.id.clone(), parsed);
         }
-        Ok(Declared { list, contents, conditions, sequence, commit: commit.to_owned() })
+        Ok(Declared {
+            list,
+            contents,
+            conditions,
+            sequence,
+            commit: commit.to_owned(),
+        })
     }
 
     /// Everything but the contents; deployments by target, bases first.
@@ -118,7 +145,7 @@ impl Declared {
     }
 
     /// Content of a declared deployment.
-    pub fn content(&self, id: &str) -> Option<&Value> {
+    pub fn content(&self, id: &str) -> Option<&Arc<Value>> {
         self.contents.get(id)
     }
 
@@ -143,14 +170,20 @@ impl Declared {
 
     /// The first ring that brings a deployment to a device.
     pub fn first_ring(&self, id: &str, device_id: &str, tags: &Value) -> Option<usize> {
-        self.conditions.get(id)?.iter().position(|condition| condition.matches(device_id, tags))
+        self.conditions
+            .get(id)?
+            .iter()
+            .position(|condition| condition.matches(device_id, tags))
     }
 }
 
 /// Images that a content asks for, by module: the system modules of a base, the modules of a layer.
 pub fn images(content: &Value) -> BTreeMap<String, String> {
     let mut images = BTreeMap::new();
-    let Some(agent) = content.pointer("/modulesContent/$edgeAgent").and_then(Value::as_object) else {
+    let Some(agent) = content
+        .pointer("/modulesContent/$edgeAgent")
+        .and_then(Value::as_object)
+    else {
         return images;
     };
     let mut add = |name: &str, module: &Value| {
@@ -161,11 +194,19 @@ pub fn images(content: &Value) -> BTreeMap<String, String> {
     for (key, value) in agent {
         if key == DESIRED {
             for section in ["systemModules", "modules"] {
-                for (name, module) in value.get(section).and_then(Value::as_object).into_iter().flatten() {
+                for (name, module) in value
+                    .get(section)
+                    .and_then(Value::as_object)
+                    .into_iter()
+                    .flatten()
+                {
                     add(name, module);
                 }
             }
-        } else if let Some(name) = key.strip_prefix(DESIRED).and_then(|rest| rest.strip_prefix(".modules.")) {
+        } else if let Some(name) = key
+            .strip_prefix(DESIRED)
+            .and_then(|rest| rest.strip_prefix(".modules."))
+        {
             add(name, value);
         }
     }

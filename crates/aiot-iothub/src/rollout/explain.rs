@@ -69,14 +69,19 @@ pub fn effective<'a>(
 ) -> Result<Option<(Vec<&'a HubDeployment>, Merged)>, MergeError> {
     let mut ordered: Vec<&HubDeployment> = deployments.collect();
     ordered.sort_by(|a, b| a.order().cmp(&b.order()));
-    let Some(base) = ordered.iter().rposition(|deployment| deployment.is_base()) else { return Ok(None) };
+    let Some(base) = ordered.iter().rposition(|deployment| deployment.is_base()) else {
+        return Ok(None);
+    };
     let base = ordered[base];
     let layers: Vec<&HubDeployment> = ordered
         .into_iter()
         .filter(|deployment| !deployment.is_base() && deployment.order() > base.order())
         .collect();
     // In order already; equal priorities keep it.
-    let contents: Vec<_> = layers.iter().map(|layer| (layer.priority, &layer.content)).collect();
+    let contents: Vec<_> = layers
+        .iter()
+        .map(|layer| (layer.priority, &*layer.content))
+        .collect();
     let merged = merge(&base.content, &contents)?;
     Ok(Some((std::iter::once(base).chain(layers).collect(), merged)))
 }
@@ -91,7 +96,9 @@ pub fn explain(
     device: &Device,
 ) -> Result<Explanation, MergeError> {
     let matches = |deployment: &&HubDeployment| {
-        deployment.parsed_condition().is_some_and(|condition| condition.matches(&device.id, &device.tags))
+        deployment
+            .parsed_condition()
+            .is_some_and(|condition| condition.matches(&device.id, &device.tags))
     };
     let mut found: Vec<&HubDeployment> = deployments.iter().filter(matches).collect();
     found.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -103,7 +110,10 @@ pub fn explain(
             id: deployment.id.clone(),
             priority: deployment.priority,
             condition: deployment.condition.clone(),
-            role: match (deployment.is_base(), used.iter().any(|one| one.id == deployment.id)) {
+            role: match (
+                deployment.is_base(),
+                used.iter().any(|one| one.id == deployment.id),
+            ) {
                 (true, true) => "base",
                 (true, false) => "base, outranked",
                 (false, true) => "layer",
@@ -126,11 +136,20 @@ pub fn explain(
             })
         })
         .collect();
-    let tag = device.tags.get(WAVE_TAG).and_then(serde_json::Value::as_u64).and_then(|tag| u8::try_from(tag).ok());
+    let tag = device
+        .tags
+        .get(WAVE_TAG)
+        .and_then(serde_json::Value::as_u64)
+        .and_then(|tag| u8::try_from(tag).ok());
     let desired_bytes = merged
         .desired
         .iter()
-        .map(|(module, desired)| (module.clone(), limits::twin_size_bytes(&serde_json::Value::Object(desired.clone()))))
+        .map(|(module, desired)| {
+            (
+                module.clone(),
+                limits::twin_size_bytes(&serde_json::Value::Object(desired.clone())),
+            )
+        })
         .collect();
     Ok(Explanation {
         device: device.id.clone(),

@@ -53,7 +53,11 @@ pub fn standing(device: &Device, id: &str, images: &BTreeMap<String, String>, la
     // Of what the agent has been given, and has looked at.
     let told = agent.deployments.contains(id) && agent.reported_version == agent.desired_version;
     let refused = matches!(agent.code, 400 | 412 | 417) || (agent.code == 500 && late);
-    if worst == Standing::Silent && told && refused { Standing::Failed } else { worst }
+    if worst == Standing::Silent && told && refused {
+        Standing::Failed
+    } else {
+        worst
+    }
 }
 
 /// Devices of a release by standing.
@@ -101,16 +105,24 @@ impl Tally {
         [
             ("failed", self.failed, limits.failed),
             ("unhealthy", self.unhealthy, limits.unhealthy),
-            ("with a failed self-check", self.self_check_failed, limits.self_check_failed),
+            (
+                "with a failed self-check",
+                self.self_check_failed,
+                limits.self_check_failed,
+            ),
             ("drifting", self.drifting, limits.drifting),
         ]
     }
 
     /// Why the release must stop: so many are in trouble that the rest cannot make up for it.
     pub fn stop_reason(&self, ring: &Ring) -> Option<String> {
-        let beyond = |(_, count, limit): &(&str, usize, crate::ring::Amount)| *count > limit.at_most_of(self.targeted);
+        let beyond =
+            |(_, count, limit): &(&str, usize, crate::ring::Amount)| *count > limit.at_most_of(self.targeted);
         let (what, count, limit) = self.troubles(ring).into_iter().find(beyond)?;
-        Some(format!("{count} of {} devices in ring `{}` are {what}, more than {limit}", self.targeted, ring.name))
+        Some(format!(
+            "{count} of {} devices in ring `{}` are {what}, more than {limit}",
+            self.targeted, ring.name
+        ))
     }
 
     /// Why the release must not go on yet, besides time: too few have reported, or too many of those are in trouble.
@@ -118,14 +130,23 @@ impl Tally {
         let reported = self.reported();
         let minimum = ring.minimum_reported.at_least_of(self.targeted);
         if reported < minimum {
-            return Some(format!("{reported} of {} devices have reported, {minimum} must", self.targeted));
+            return Some(format!(
+                "{reported} of {} devices have reported, {minimum} must",
+                self.targeted
+            ));
         }
         if self.silent > ring.at_most.silent.at_most_of(self.targeted) {
             let limit = ring.at_most.silent;
-            return Some(format!("{} of {} devices are silent, more than {limit}", self.silent, self.targeted));
+            return Some(format!(
+                "{} of {} devices are silent, more than {limit}",
+                self.silent, self.targeted
+            ));
         }
-        let beyond = |(_, count, limit): &(&str, usize, crate::ring::Amount)| *count > limit.at_most_of(reported);
+        let beyond =
+            |(_, count, limit): &(&str, usize, crate::ring::Amount)| *count > limit.at_most_of(reported);
         let (what, count, limit) = self.troubles(ring).into_iter().find(beyond)?;
-        Some(format!("{count} of {reported} devices that have reported are {what}, more than {limit}"))
+        Some(format!(
+            "{count} of {reported} devices that have reported are {what}, more than {limit}"
+        ))
     }
 }

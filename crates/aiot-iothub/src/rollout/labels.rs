@@ -101,7 +101,10 @@ fn read(labels: &BTreeMap<String, String>, environment: String) -> Result<Place,
     };
     Ok(Place {
         environment,
-        lineage: Lineage { target: text("aiot-target")?, stem: text("aiot-stem")? },
+        lineage: Lineage {
+            target: text("aiot-target")?,
+            stem: text("aiot-stem")?,
+        },
         ring: text("aiot-ring")?,
         since_secs: time_of_text(&text("aiot-since")?).ok_or("aiot-since")?,
         sequence: number("aiot-sequence")?,

@@ -18,18 +18,35 @@ use crate::limits::UsedOf;
 ///
 /// # Errors
 /// [`Refusal`], as for [`super::decide()`].
-pub fn rollback(declared: &Declared, snapshot: &Snapshot, model: &str, reason: &str) -> Result<Decision, Refusal> {
+pub fn rollback(
+    declared: &Declared,
+    snapshot: &Snapshot,
+    model: &str,
+    reason: &str,
+) -> Result<Decision, Refusal> {
     let mut working = Working::new(declared, snapshot).map_err(Refusal::Labels)?;
     refuse_out_of_date(&working)?;
-    let facts = declared.list().deployments.iter().flat_map(|deployment| &deployment.modules);
-    let mut modules: BTreeSet<&str> =
-        facts.filter(|module| module.model == model).map(|module| module.name.as_str()).collect();
+    let facts = declared
+        .list()
+        .deployments
+        .iter()
+        .flat_map(|deployment| &deployment.modules);
+    let mut modules: BTreeSet<&str> = facts
+        .filter(|module| module.model == model)
+        .map(|module| module.name.as_str())
+        .collect();
     modules.insert(model);
     let mut lineages = Vec::new();
-    let all: Vec<_> = working.ours.iter().map(|(lineage, list)| (lineage.clone(), list.clone())).collect();
+    let all: Vec<_> = working
+        .ours
+        .iter()
+        .map(|(lineage, list)| (lineage.clone(), list.clone()))
+        .collect();
     for (lineage, list) in all {
         let Some(newest) = list.last() else { continue };
-        let brings = images(&newest.deployment.content).keys().any(|name| modules.contains(name.as_str()));
+        let brings = images(&newest.deployment.content)
+            .keys()
+            .any(|name| modules.contains(name.as_str()));
         if !brings || lineage.is_base() {
             continue;
         }
@@ -44,7 +61,9 @@ pub fn rollback(declared: &Declared, snapshot: &Snapshot, model: &str, reason: &
             lineages.push(verdict(Verdict::RolledBack(reason.clone())));
             continue;
         }
-        let fall_back = list[..list.len() - 1].iter().rposition(|entry| entry.place.is_fall_back());
+        let fall_back = list[..list.len() - 1]
+            .iter()
+            .rposition(|entry| entry.place.is_fall_back());
         if newest.place.finished_secs.is_some() && fall_back.is_none() {
             let problem = "nothing lies beneath it to go back to: roll out a release that is good";
             lineages.push(verdict(Verdict::Refused(problem.to_owned())));
@@ -86,5 +105,9 @@ pub fn rollback(declared: &Declared, snapshot: &Snapshot, model: &str, reason: &
         used: working.count,
         limit: snapshot.deployment_limit,
     }];
-    Ok(Decision { steps: working.steps, lineages, used })
+    Ok(Decision {
+        steps: working.steps,
+        lineages,
+        used,
+    })
 }

@@ -1,6 +1,7 @@
 //! What is: the deployments on a hub and what its devices say of themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,8 +27,9 @@ pub struct Snapshot {
 pub struct HubDeployment {
     /// Its id.
     pub id: String,
-    /// `{"modulesContent": …}`; can never be changed.
-    pub content: Value,
+    /// `{"modulesContent": …}`; can never be changed, so it is shared and not copied.
+    #[serde(with = "shared")]
+    pub content: Arc<Value>,
     /// Target condition; empty means no device.
     pub condition: String,
     /// Greater wins.
@@ -50,7 +52,9 @@ impl HubDeployment {
 
     /// Whether the content has system modules: of these a device takes only the one with the highest order.
     pub fn is_base(&self) -> bool {
-        self.content.pointer("/modulesContent/$edgeAgent/properties.desired").is_some()
+        self.content
+            .pointer("/modulesContent/$edgeAgent/properties.desired")
+            .is_some()
     }
 
     /// The condition, parsed; none: matches nothing, as an empty or unreadable one does.
@@ -141,5 +145,21 @@ impl RuntimeStatus {
             .into_iter()
             .find(|status| status.as_str() == word)
             .unwrap_or(Unknown)
+    }
+}
+
+/// A shared value is written as the value itself.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(value: &Arc<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Value>, D::Error> {
+        Value::deserialize(deserializer).map(Arc::new)
     }
 }

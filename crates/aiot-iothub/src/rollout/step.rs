@@ -9,7 +9,11 @@ use super::state::HubDeployment;
 
 /// What is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
 pub enum Action {
     /// Writes a device's wave into its tags.
     Tag {
@@ -83,7 +87,10 @@ impl Action {
 
 /// What a saved change set was made for: the hub's deployments by id and ETag, and what is declared.
 pub fn fingerprint<'a>(deployments: &[HubDeployment], declared: impl Iterator<Item = &'a str>) -> String {
-    let mut lines: Vec<String> = deployments.iter().map(|one| format!("hub {} {}\n", one.id, one.etag)).collect();
+    let mut lines: Vec<String> = deployments
+        .iter()
+        .map(|one| format!("hub {} {}\n", one.id, one.etag))
+        .collect();
     lines.extend(declared.map(|id| format!("declared {id}\n")));
     lines.sort();
     Digest::of(lines.concat().as_bytes()).to_string()

@@ -1,10 +1,10 @@
 //! The hub as it will be after the steps so far: what decisions are made on, step by step.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::declared::{Declared, Lineage};
+use super::declared::{Declared, Lineage, images};
 use super::labels::Place;
 use super::state::{Device, HubDeployment, Snapshot};
 use super::step::{Action, Step};
@@ -16,6 +16,19 @@ use crate::ring::{WAVE_TAG, wave};
 pub(super) struct Ours {
     pub place: Place,
     pub deployment: HubDeployment,
+    /// Names of the modules that it brings, system modules too.
+    pub modules: BTreeSet<String>,
+}
+
+impl Ours {
+    fn new(place: Place, deployment: HubDeployment) -> Ours {
+        let modules = images(&deployment.content).into_keys().collect();
+        Ours {
+            place,
+            deployment,
+            modules,
+        }
+    }
 }
 
 pub(super) struct Working<'a> {
@@ -36,9 +49,11 @@ impl<'a> Working<'a> {
     pub fn new(declared: &'a Declared, snapshot: &Snapshot) -> Result<Working<'a>, String> {
         let mut ours: BTreeMap<Lineage, Vec<Ours>> = BTreeMap::new();
         for deployment in &snapshot.deployments {
-            let Some(place) = Place::of(deployment).transpose()? else { continue };
+            let Some(place) = Place::of(deployment).transpose()? else {
+                continue;
+            };
             if place.environment == declared.list().environment {
-                let entry = Ours { place, deployment: deployment.clone() };
+                let entry = Ours::new(place, deployment.clone());
                 ours.entry(entry.place.lineage.clone()).or_default().push(entry);
             }
         }
@@ -62,10 +77,18 @@ impl<'a> Working<'a> {
         if list.rings.iter().all(|ring| ring.percent.is_none()) {
             return;
         }
-        let conditions: Vec<Condition> = list.deployments.iter().filter_map(|one| one.devices.parse().ok()).collect();
+        let conditions: Vec<Condition> = list
+            .deployments
+            .iter()
+            .filter_map(|one| one.devices.parse().ok())
+            .collect();
         for device in &mut self.devices {
             let tagged = device.tags.get(WAVE_TAG).is_some_and(|value| value.is_number());
-            if tagged || !conditions.iter().any(|condition| condition.matches(&device.id, &device.tags)) {
+            if tagged
+                || !conditions
+                    .iter()
+                    .any(|condition| condition.matches(&device.id, &device.tags))
+            {
                 continue;
             }
             let number = wave(&list.environment, &device.id);
@@ -76,7 +99,10 @@ impl<'a> Working<'a> {
                 tags.insert(WAVE_TAG.to_owned(), number.into());
             }
             self.steps.push(Step {
-                action: Action::Tag { device: device.id.clone(), wave: number },
+                action: Action::Tag {
+                    device: device.id.clone(),
+                    wave: number,
+                },
                 why: format!("device `{}` gets its wave", device.id),
                 devices_before: 0,
                 devices_after: 1,
@@ -90,45 +116,81 @@ impl<'a> Working<'a> {
             return Rc::clone(known);
         }
         let parsed = condition.parse::<Condition>().ok();
-        let of = |device: &Device| parsed.as_ref().is_some_and(|parsed| parsed.matches(&device.id, &device.tags));
+        let of = |device: &Device| {
+            parsed
+                .as_ref()
+                .is_some_and(|parsed| parsed.matches(&device.id, &device.tags))
+        };
         let matches = Rc::new(self.devices.iter().map(of).collect::<Vec<bool>>());
-        self.matches.borrow_mut().insert(condition.to_owned(), Rc::clone(&matches));
+        self.matches
+            .borrow_mut()
+            .insert(condition.to_owned(), Rc::clone(&matches));
         matches
     }
 
     /// How many devices a condition targets.
     pub fn count_targeted(&self, condition: &str) -> usize {
-        self.targeted(condition).iter().filter(|matches| **matches).count()
+        self.targeted(condition)
+            .iter()
+            .filter(|matches| **matches)
+            .count()
     }
 
     pub fn find(&self, lineage: &Lineage, id: &str) -> Option<&Ours> {
-        self.ours.get(lineage)?.iter().find(|entry| entry.deployment.id == id)
+        self.ours
+            .get(lineage)?
+            .iter()
+            .find(|entry| entry.deployment.id == id)
     }
 
-    /// Devices that are declared to run this lineage and would have none of it if deployment `id` matched `condition`.
+    /// Devices that would lose a module that they are declared to run, if deployment `id` matched `condition`: no
+    /// other deployment of ours brings it to them.
     fn stranded(&self, lineage: &Lineage, id: &str, condition: &str) -> usize {
-        let (Some(list), Some(declared)) = (self.ours.get(lineage), self.declared.of_lineage(lineage)) else {
+        let Some(now) = self.find(lineage, id) else {
             return 0;
         };
-        let Some(full) = declared.rings.last() else { return 0 };
-        let Some(now) = list.iter().find(|entry| entry.deployment.id == id) else { return 0 };
-        let wanted = self.targeted(&full.condition);
         let (before, after) = (self.targeted(&now.deployment.condition), self.targeted(condition));
-        let others: Vec<_> = list
-            .iter()
-            .filter(|entry| entry.deployment.id != id)
-            .map(|entry| self.targeted(&entry.deployment.condition))
-            .collect();
-        (0..self.devices.len())
-            .filter(|&n| wanted[n] && before[n] && !after[n] && !others.iter().any(|other| other[n]))
-            .count()
+        if !(0..self.devices.len()).any(|n| before[n] && !after[n]) {
+            return 0;
+        }
+        let mut stranded = vec![false; self.devices.len()];
+        for module in &now.modules {
+            let declared = self.declared.list().deployments.iter();
+            let wanted: Vec<_> = declared
+                .filter(|one| {
+                    self.declared
+                        .content(&one.id)
+                        .is_some_and(|content| images(content).contains_key(module))
+                })
+                .filter_map(|one| one.rings.last())
+                .map(|ring| self.targeted(&ring.condition))
+                .collect();
+            let others: Vec<_> = self
+                .ours
+                .values()
+                .flatten()
+                .filter(|entry| entry.deployment.id != id && entry.modules.contains(module))
+                .map(|entry| self.targeted(&entry.deployment.condition))
+                .collect();
+            for n in (0..self.devices.len()).filter(|&n| before[n] && !after[n]) {
+                stranded[n] |= wanted.iter().any(|wanted| wanted[n]) && !others.iter().any(|other| other[n]);
+            }
+        }
+        stranded.into_iter().filter(|stranded| *stranded).count()
     }
 
     /// Updates a deployment of ours to `condition`, `priority` and `place`.
     ///
     /// # Errors
     /// Says how many devices would have nothing beneath; then no step is made.
-    pub fn update(&mut self, id: &str, condition: &str, priority: u32, place: Place, why: String) -> Result<(), String> {
+    pub fn update(
+        &mut self,
+        id: &str,
+        condition: &str,
+        priority: u32,
+        place: Place,
+        why: String,
+    ) -> Result<(), String> {
         let lineage = place.lineage.clone();
         let stranded = self.stranded(&lineage, id, condition);
         if stranded > 0 {
@@ -141,8 +203,12 @@ impl<'a> Working<'a> {
     /// As [`Working::update`], whoever is left without.
     pub fn update_unchecked(&mut self, id: &str, condition: &str, priority: u32, place: Place, why: String) {
         let (lineage, after) = (place.lineage.clone(), self.count_targeted(condition));
-        let Some(list) = self.ours.get_mut(&lineage) else { return };
-        let Some(entry) = list.iter_mut().find(|entry| entry.deployment.id == id) else { return };
+        let Some(list) = self.ours.get_mut(&lineage) else {
+            return;
+        };
+        let Some(entry) = list.iter_mut().find(|entry| entry.deployment.id == id) else {
+            return;
+        };
         let before_condition = std::mem::replace(&mut entry.deployment.condition, condition.to_owned());
         let etag = std::mem::take(&mut entry.deployment.etag);
         entry.deployment.priority = priority;
@@ -174,8 +240,12 @@ impl<'a> Working<'a> {
         if stranded > 0 {
             return Err(strand(stranded, &why));
         }
-        let Some(list) = self.ours.get_mut(lineage) else { return Ok(()) };
-        let Some(position) = list.iter().position(|entry| entry.deployment.id == id) else { return Ok(()) };
+        let Some(list) = self.ours.get_mut(lineage) else {
+            return Ok(());
+        };
+        let Some(position) = list.iter().position(|entry| entry.deployment.id == id) else {
+            return Ok(());
+        };
         let deployment = list.remove(position).deployment;
         self.count -= 1;
         let devices_before = self.count_targeted(&deployment.condition);
@@ -195,9 +265,17 @@ impl<'a> Working<'a> {
     pub fn create(&mut self, deployment: HubDeployment, place: Place, why: String) {
         let devices_after = self.count_targeted(&deployment.condition);
         self.count += 1;
-        let entry = Ours { place, deployment: deployment.clone() };
-        self.ours.entry(entry.place.lineage.clone()).or_default().push(entry);
-        self.steps.push(Step { action: Action::Create { deployment }, why, devices_before: 0, devices_after });
+        let entry = Ours::new(place, deployment.clone());
+        self.ours
+            .entry(entry.place.lineage.clone())
+            .or_default()
+            .push(entry);
+        self.steps.push(Step {
+            action: Action::Create { deployment },
+            why,
+            devices_before: 0,
+            devices_after,
+        });
     }
 
     /// A priority above everything of ours of the same kind, so that what is new wins whatever moved between
@@ -214,5 +292,7 @@ impl<'a> Working<'a> {
 }
 
 fn strand(devices: usize, why: &str) -> String {
-    format!("{why}: {devices} devices would have nothing beneath; deploy to them first, or declare that they go without")
+    format!(
+        "{why}: {devices} devices would lose a model that they are declared to run, and nothing beneath brings it"
+    )
 }

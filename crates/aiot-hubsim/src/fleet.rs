@@ -1,0 +1,228 @@
+//! The devices: what they were told, what they run, what they say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aiot_iothub::rollout::{Agent, Device, ModuleReport, RuntimeStatus};
+use serde_json::Value;
+
+use crate::random::{Random, stable};
+
+/// What is wrong with an image on the devices that it fails on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Ends, again and again.
+    Crashes,
+    /// Its health check fails.
+    Unhealthy,
+    /// Its model computes something else.
+    SelfCheck,
+}
+
+/// How good an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quality {
+    /// Share of devices that it fails on, 0 to 100; the same devices each time.
+    pub fails_percent: u64,
+    /// How.
+    pub trouble: Trouble,
+}
+
+/// What a device is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behaviour {
+    /// Seconds to pull one image.
+    pub pull_secs: u64,
+    /// Percent of the days on which it is offline.
+    pub offline_percent: u64,
+    /// Percent of the passes in which a pull fails.
+    pub pull_fails_percent: u64,
+    /// Seconds that a report takes to arrive.
+    pub late_secs: u64,
+    /// No new image fits.
+    pub full: bool,
+}
+
+impl Behaviour {
+    /// Always there, quick, never in trouble.
+    pub const GOOD: Behaviour = Behaviour {
+        pull_secs: 60,
+        offline_percent: 0,
+        pull_fails_percent: 0,
+        late_secs: 0,
+        full: false,
+    };
+
+    /// One of a real fleet.
+    pub fn random(random: &mut Random) -> Behaviour {
+        Behaviour {
+            pull_secs: *random.pick(&[30, 60, 600, 3600, 4 * 3600]),
+            offline_percent: *random.pick(&[0, 0, 0, 10, 40, 90]),
+            pull_fails_percent: *random.pick(&[0, 0, 0, 20]),
+            late_secs: *random.pick(&[0, 0, 600, 7200]),
+            full: random.chance(2),
+        }
+    }
+}
+
+/// One device.
+#[derive(Clone, Debug)]
+pub struct SimulatedDevice {
+    /// Its id.
+    pub id: String,
+    /// Tags of its twin.
+    pub tags: Value,
+    /// What it is like.
+    pub behaviour: Behaviour,
+    /// Whether it was there at the last pass.
+    pub online: bool,
+    /// What it really runs, by module.
+    pub running: BTreeMap<String, String>,
+    desired_version: u64,
+    deployments: BTreeSet<String>,
+    images: BTreeMap<String, String>,
+    pulled_secs: u64,
+    /// What it has said, with the time at which the hub hears it.
+    pending: Option<(u64, Agent)>,
+    heard: Agent,
+}
+
+impl SimulatedDevice {
+    /// A device that runs nothing yet.
+    pub fn new(id: &str, tags: Value, behaviour: Behaviour) -> SimulatedDevice {
+        SimulatedDevice {
+            id: id.to_owned(),
+            tags,
+            behaviour,
+            online: true,
+            running: BTreeMap::new(),
+            desired_version: 1,
+            deployments: BTreeSet::new(),
+            images: BTreeMap::new(),
+            pulled_secs: 0,
+            pending: None,
+            heard: Agent::default(),
+        }
+    }
+
+    /// Images that the hub wants it to run, by module.
+    pub fn desired_images(&self) -> &BTreeMap<String, String> {
+        &self.images
+    }
+
+    pub(crate) fn desire(&mut self, deployments: BTreeSet<String>, images: BTreeMap<String, String>) {
+        // A device without any deployment keeps what it has.
+        if !deployments.is_empty() && images != self.images {
+            self.images = images;
+            self.desired_version += 1;
+            self.pulled_secs = 0;
+        }
+        self.deployments = deployments;
+    }
+
+    /// As its twins show it.
+    pub fn twin(&self) -> Device {
+        let agent = Agent {
+            desired_version: self.desired_version,
+            deployments: self.deployments.clone(),
+            ..self.heard.clone()
+        };
+        Device {
+            id: self.id.clone(),
+            tags: self.tags.clone(),
+            agent,
+        }
+    }
+
+    fn pass(&mut self, now_secs: u64, secs: u64, seed: u64, qualities: &BTreeMap<String, Quality>) {
+        if let Some((at_secs, agent)) = self.pending.take_if(|(at_secs, _)| *at_secs <= now_secs) {
+            let _ = at_secs;
+            self.heard = agent;
+        }
+        let day = (now_secs / 86_400).to_string();
+        let seed = seed.to_string();
+        self.online = stable(&[&seed, &self.id, &day, "offline"]) % 100 >= self.behaviour.offline_percent;
+        if !self.online {
+            return;
+        }
+        let mut code = 200;
+        let missing = self
+            .images
+            .values()
+            .filter(|image| !self.running.values().any(|runs| runs == *image))
+            .count();
+        let pass = (now_secs / secs.max(1)).to_string();
+        if missing > 0 {
+            let fails = stable(&[&seed, &self.id, &pass, "pull"]) % 100 < self.behaviour.pull_fails_percent;
+            if self.behaviour.full || fails {
+                code = 500;
+            } else {
+                self.pulled_secs += secs;
+            }
+        }
+        // All images are pulled before the first module is stopped.
+        if code == 200 && self.pulled_secs >= self.behaviour.pull_secs * missing as u64 {
+            self.running = self.images.clone();
+        } else if code == 200 {
+            code = 0;
+        }
+        let report = |module: (&String, &String)| {
+            let (name, image) = module;
+            let quality = qualities.get(image);
+            let fails = quality.filter(|quality| stable(&[&self.id, image]) % 100 < quality.fails_percent);
+            let status = match fails.map(|quality| quality.trouble) {
+                Some(Trouble::Crashes) => RuntimeStatus::Failed,
+                Some(Trouble::Unhealthy) => RuntimeStatus::Unhealthy,
+                _ => RuntimeStatus::Running,
+            };
+            let report = ModuleReport {
+                image: image.clone(),
+                status,
+                restart_count: 0,
+                self_check: Some(fails.is_none_or(|quality| quality.trouble != Trouble::SelfCheck)),
+                drifting: false,
+            };
+            (name.clone(), report)
+        };
+        let agent = Agent {
+            desired_version: 0,
+            reported_version: if code == 0 {
+                self.heard.reported_version
+            } else {
+                self.desired_version
+            },
+            code: if code == 0 { self.heard.code } else { code },
+            deployments: BTreeSet::new(),
+            modules: self.running.iter().map(report).collect(),
+        };
+        if self.behaviour.late_secs == 0 {
+            self.heard = agent;
+        } else if self.pending.is_none() {
+            self.pending = Some((now_secs + self.behaviour.late_secs, agent));
+        }
+    }
+}
+
+/// All devices of a hub.
+#[derive(Clone, Debug, Default)]
+pub struct Fleet {
+    /// By id.
+    pub devices: BTreeMap<String, SimulatedDevice>,
+    /// How good images are; those that are not here are good.
+    pub qualities: BTreeMap<String, Quality>,
+    /// Decides offline days and failing pulls.
+    pub seed: u64,
+}
+
+impl Fleet {
+    /// Adds a device.
+    pub fn add(&mut self, id: &str, tags: Value, behaviour: Behaviour) {
+        self.devices
+            .insert(id.to_owned(), SimulatedDevice::new(id, tags, behaviour));
+    }
+
+    pub(crate) fn pass(&mut self, now_secs: u64, secs: u64) {
+        for device in self.devices.values_mut() {
+            device.pass(now_secs, secs, self.seed, &self.qualities);
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The service: deployments, device twins and what becomes of them.
+//!
+//! Sources: docs of IoT Hub (quotas and throttling, device twins, automatic deployments at scale) and the service
+//! description of its REST interface. What is inferred says so.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use aiot_iothub::Condition;
+use aiot_iothub::ring::WAVE_TAG;
+use aiot_iothub::rollout::declared::images;
+use aiot_iothub::rollout::{Device, Hub, HubDeployment, HubError, HubErrorKind, Snapshot, effective};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::fleet::Fleet;
+
+/// Calls that create, change, list or delete deployments, per minute and unit of S1.
+pub const CONFIGURATION_CALLS_PER_MINUTE: usize = 20;
+
+/// An answer other than success.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{status} {code}: {message}")]
+pub struct ServiceError {
+    /// HTTP status.
+    pub status: u16,
+    /// The hub's name of the error.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+fn error(status: u16, code: &'static str, message: impl Into<String>) -> ServiceError {
+    ServiceError {
+        status,
+        code,
+        message: message.into(),
+    }
+}
+
+impl ServiceError {
+    /// As a caller of [`Hub`] sees it.
+    pub fn to_hub_error(&self, call: &str) -> HubError {
+        let kind = match (self.status, self.code) {
+            (409, "ConfigurationAlreadyExists") => HubErrorKind::Exists,
+            (412, _) => HubErrorKind::Stale,
+            (404, _) => HubErrorKind::Missing,
+            (429 | 500..=599, _) => HubErrorKind::Retry,
+            _ => HubErrorKind::Refused,
+        };
+        HubError {
+            kind,
+            call: call.to_owned(),
+            message: self.to_string(),
+        }
+    }
+}
+
+/// Ids of the deployments that are merged for a device, and the images that come of it, by module.
+type Desired = (BTreeSet<String>, BTreeMap<String, String>);
+
+/// A hub with its fleet.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The hub's clock, seconds since 1970.
+    pub now_secs: u64,
+    /// Most deployments.
+    pub deployment_limit: u64,
+    /// The devices.
+    pub fleet: Fleet,
+    /// Calls that were refused since there were too many.
+    pub throttled: u64,
+    /// One line per change, for the story of a failure.
+    pub log: Vec<String>,
+    deployments: BTreeMap<String, HubDeployment>,
+    conditions: BTreeMap<String, Option<Condition>>,
+    /// Merged contents by the deployments that match: contents never change, so neither does this.
+    merged: BTreeMap<Vec<(String, u32)>, Desired>,
+    etag: u64,
+    calls: VecDeque<u64>,
+}
+
+impl Service {
+    /// A hub without deployments.
+    pub fn new(fleet: Fleet, now_secs: u64) -> Service {
+        Service {
+            now_secs,
+            deployment_limit: aiot_iothub::limits::DEPLOYMENTS,
+            fleet,
+            throttled: 0,
+            log: Vec::new(),
+            deployments: BTreeMap::new(),
+            conditions: BTreeMap::new(),
+            merged: BTreeMap::new(),
+            etag: 0,
+            calls: VecDeque::new(),
+        }
+    }
+
+    /// All deployments, without counting as a call.
+    pub fn peek(&self) -> impl Iterator<Item = &HubDeployment> {
+        self.deployments.values()
+    }
+
+    fn call(&mut self) -> Result<(), ServiceError> {
+        while self.calls.front().is_some_and(|time| time + 60 <= self.now_secs) {
+            self.calls.pop_front();
+        }
+        if self.calls.len() >= CONFIGURATION_CALLS_PER_MINUTE {
+            self.throttled += 1;
+            return Err(error(429, "ThrottlingException", "too many requests"));
+        }
+        self.calls.push_back(self.now_secs);
+        Ok(())
+    }
+
+    /// `GET /configurations`
+    ///
+    /// # Errors
+    /// 429.
+    pub fn list(&mut self) -> Result<Vec<HubDeployment>, ServiceError> {
+        self.call()?;
+        Ok(self.deployments.values().cloned().collect())
+    }
+
+    /// `PUT /configurations/{id}`: creates without `if_match`, else replaces all but the content.
+    ///
+    /// # Errors
+    /// 400, 409, 412, 413, 429, each with the hub's code.
+    pub fn put(
+        &mut self,
+        wanted: &HubDeployment,
+        if_match: Option<&str>,
+    ) -> Result<HubDeployment, ServiceError> {
+        self.call()?;
+        let id = &wanted.id;
+        let allowed =
+            |c: char| !c.is_ascii_uppercase() && !c.is_whitespace() && !"&^[]{}\\|\"<>/".contains(c);
+        if id.is_empty() || id.chars().count() > 128 || !id.chars().all(allowed) {
+            return Err(error(400, "ArgumentInvalid", format!("id `{id}`")));
+        }
+        if !wanted.condition.is_empty()
+            && let Err(reason) = wanted.condition.parse::<Condition>()
+        {
+            return Err(error(
+                400,
+                "InvalidConfigurationTargetCondition",
+                reason.to_string(),
+            ));
+        }
+        if wanted.metrics.len() > 5 {
+            return Err(error(
+                400,
+                "InvalidConfigurationCustomMetricsQuery",
+                "more than 5 metrics",
+            ));
+        }
+        if wanted.content.pointer("/modulesContent/$edgeAgent").is_none() {
+            return Err(error(400, "InvalidConfigurationContent", "no $edgeAgent"));
+        }
+        let created_secs = match (self.deployments.get(id), if_match) {
+            // An update without a usable If-Match counts as a create (inferred from the SDK's issue 983).
+            (Some(_), None) => {
+                return Err(error(409, "ConfigurationAlreadyExists", format!("`{id}` exists")));
+            }
+            (Some(there), Some(etag)) if etag != "*" && etag != there.etag => {
+                return Err(error(
+                    412,
+                    "PreconditionFailed",
+                    format!("ETag mismatch for `{id}`"),
+                ));
+            }
+            (Some(there), Some(_)) if there.content != wanted.content => {
+                return Err(error(
+                    400,
+                    "CannotModifyImmutableConfigurationContent",
+                    format!("`{id}`"),
+                ));
+            }
+            (Some(there), Some(_)) => there.created_secs,
+            (None, Some(_)) => return Err(error(412, "PreconditionFailed", format!("`{id}` is gone"))),
+            (None, None) if self.deployments.len() as u64 >= self.deployment_limit => {
+                return Err(error(
+                    413,
+                    "ConfigurationCountLimitExceeded",
+                    "too many configurations",
+                ));
+            }
+            (None, None) => self.now_secs,
+        };
+        self.etag += 1;
+        let stored = HubDeployment {
+            etag: format!("e{}", self.etag),
+            created_secs,
+            ..wanted.clone()
+        };
+        let text = format!(
+            "put {id} `{}` priority {} {:?}",
+            stored.condition, stored.priority, stored.labels
+        );
+        self.deployments.insert(id.clone(), stored.clone());
+        self.changed(text);
+        Ok(stored)
+    }
+
+    /// `DELETE /configurations/{id}`
+    ///
+    /// # Errors
+    /// 404, 412, 429.
+    pub fn delete(&mut self, id: &str, if_match: Option<&str>) -> Result<(), ServiceError> {
+        self.call()?;
+        let there = self
+            .deployments
+            .get(id)
+            .ok_or_else(|| error(404, "ConfigurationNotFound", id))?;
+        if if_match.is_some_and(|etag| etag != "*" && etag != there.etag) {
+            return Err(error(
+                412,
+                "PreconditionFailed",
+                format!("ETag mismatch for `{id}`"),
+            ));
+        }
+        self.deployments.remove(id);
+        self.changed(format!("delete {id}"));
+        Ok(())
+    }
+
+    /// `PATCH /twins/{id}`: lays `tags` over the device's; null deletes.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn patch_tags(&mut self, device: &str, tags: &Value) -> Result<(), ServiceError> {
+        let found = self
+            .fleet
+            .devices
+            .get_mut(device)
+            .ok_or_else(|| error(404, "DeviceNotFound", device))?;
+        overlay(&mut found.tags, tags);
+        self.changed(format!("tags of {device} {tags}"));
+        Ok(())
+    }
+
+    /// Devices as their twins show them.
+    pub fn devices(&self) -> Vec<Device> {
+        self.fleet.devices.values().map(|device| device.twin()).collect()
+    }
+
+    /// Lets virtual time pass; devices pull, start, fail and report.
+    pub fn pass(&mut self, secs: u64) {
+        self.now_secs += secs;
+        self.fleet.pass(self.now_secs, secs);
+    }
+
+    /// A device's tags change by somebody else's hand: it moves to another plant.
+    pub fn move_device(&mut self, device: &str, key: &str, value: Value) {
+        // A device that is not there stays so.
+        let _ = self.patch_tags(device, &json!({ key: value }));
+    }
+
+    /// Ids of the deployments that the hub merges for a device, and the images it then shall run, by module.
+    pub fn desired(&mut self, device: &str) -> Desired {
+        let Some(found) = self.fleet.devices.get(device) else {
+            return Default::default();
+        };
+        let conditions = &mut self.conditions;
+        let matching: Vec<&HubDeployment> = self
+            .deployments
+            .values()
+            .filter(|deployment| match conditions.get(&deployment.condition) {
+                Some(condition) => condition
+                    .as_ref()
+                    .is_some_and(|one| one.matches(&found.id, &found.tags)),
+                None => {
+                    let condition: Option<Condition> = deployment.condition.parse().ok();
+                    let matches = condition
+                        .as_ref()
+                        .is_some_and(|one| one.matches(&found.id, &found.tags));
+                    conditions.insert(deployment.condition.clone(), condition);
+                    matches
+                }
+            })
+            .collect();
+        let key = matching
+            .iter()
+            .map(|one| (one.id.clone(), one.priority))
+            .collect();
+        let merge = || match effective(matching.iter().copied()) {
+            Ok(Some((used, merged))) => (
+                used.iter().map(|one| one.id.clone()).collect(),
+                images(&merged.to_content()),
+            ),
+            _ => Default::default(),
+        };
+        self.merged.entry(key).or_insert_with(merge).clone()
+    }
+
+    /// The hub evaluates all conditions again, at once; the real one takes up to five minutes.
+    fn changed(&mut self, text: String) {
+        self.log
+            .push(format!("{} {text}", aiot_iothub::quiet::time_text(self.now_secs)));
+        let ids: Vec<String> = self.fleet.devices.keys().cloned().collect();
+        for id in ids {
+            let (deployments, images) = self.desired(&id);
+            if let Some(device) = self.fleet.devices.get_mut(&id) {
+                device.desire(deployments, images);
+            }
+        }
+    }
+}
+
+fn overlay(target: &mut Value, patch: &Value) {
+    match patch {
+        Value::Object(entries) => {
+            if !target.is_object() {
+                *target = json!({});
+            }
+            let Value::Object(map) = target else { return };
+            for (key, value) in entries {
+                if value.is_null() {
+                    map.remove(key);
+                } else {
+                    overlay(map.entry(key.clone()).or_insert(Value::Null), value);
+                }
+            }
+        }
+        other => *target = other.clone(),
+    }
+}
+
+/// A hub that is called without a network in between, with calls paced below the throttle.
+pub struct Direct<'a> {
+    /// The hub.
+    pub service: &'a mut Service,
+    /// Whether calls keep below the throttle by themselves.
+    pub pacer: Option<Pacer>,
+}
+
+/// Keeps calls below a rate: the rate of the service, counted by the caller.
+#[derive(Clone, Debug, Default)]
+pub struct Pacer {
+    calls: VecDeque<u64>,
+}
+
+impl Pacer {
+    /// Seconds to wait before a call at `now_secs`; counts the call as made then.
+    pub fn pause_secs(&mut self, now_secs: u64) -> u64 {
+        while self.calls.front().is_some_and(|time| time + 60 <= now_secs) {
+            self.calls.pop_front();
+        }
+        let pause = match self.calls.len() >= CONFIGURATION_CALLS_PER_MINUTE {
+            true => self.calls[self.calls.len() - CONFIGURATION_CALLS_PER_MINUTE] + 60 - now_secs,
+            false => 0,
+        };
+        self.calls.push_back(now_secs + pause);
+        pause
+    }
+}
+
+impl Direct<'_> {
+    fn pace(&mut self) {
+        if let Some(pacer) = &mut self.pacer {
+            let pause_secs = pacer.pause_secs(self.service.now_secs);
+            self.service.now_secs += pause_secs;
+        }
+    }
+}
+
+impl Hub for Direct<'_> {
+    fn snapshot(&mut self) -> Result<Snapshot, HubError> {
+        let deployments = self.deployments()?;
+        Ok(Snapshot {
+            now_secs: self.service.now_secs,
+            deployments,
+            devices: self.service.devices(),
+            deployment_limit: self.service.deployment_limit,
+        })
+    }
+
+    fn deployments(&mut self) -> Result<Vec<HubDeployment>, HubError> {
+        self.pace();
+        self.service.list().map_err(|error| error.to_hub_error("list"))
+    }
+
+    fn create(&mut self, deployment: &HubDeployment) -> Result<(), HubError> {
+        self.pace();
+        let call = format!("create {}", deployment.id);
+        self.service
+            .put(deployment, None)
+            .map(|_| ())
+            .map_err(|error| error.to_hub_error(&call))
+    }
+
+    fn update(&mut self, deployment: &HubDeployment) -> Result<String, HubError> {
+        self.pace();
+        let call = format!("update {}", deployment.id);
+        let result = self.service.put(deployment, Some(&deployment.etag));
+        result
+            .map(|stored| stored.etag)
+            .map_err(|error| error.to_hub_error(&call))
+    }
+
+    fn delete(&mut self, id: &str, etag: &str) -> Result<(), HubError> {
+        self.pace();
+        self.service
+            .delete(id, Some(etag))
+            .map_err(|error| error.to_hub_error(&format!("delete {id}")))
+    }
+
+    fn tag_wave(&mut self, device: &str, wave: u8) -> Result<(), HubError> {
+        let result = self.service.patch_tags(device, &json!({ WAVE_TAG: wave }));
+        result.map_err(|error| error.to_hub_error(&format!("tag {device}")))
+    }
+
+    fn wait(&mut self, secs: u64) {
+        self.service.now_secs += secs;
+    }
+}
