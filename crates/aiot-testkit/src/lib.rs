@@ -1,3 +1,17 @@
 //! Temporary workspaces and helpers for tests.
+//!
+//! | module | content |
+//! | --- | --- |
+//! | [`released`] | the release that `cargo xtask test` made, and copies of its workspace |
+//! | [`device`] | an image's program, run natively or emulated |
+//! | [`emulation`] | emulators for containers |
+//! | [`registry`] | a real registry on this machine |
+//! | [`tools`] | other programs: run, or skipped loudly |
+//! | [`generate`] | workspaces with hundreds of models |
 
+pub mod device;
+pub mod emulation;
 pub mod generate;
+pub mod registry;
+pub mod released;
+pub mod tools;

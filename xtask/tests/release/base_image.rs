@@ -1,0 +1,146 @@
+//! The engine from a base image, as on NVIDIA's devices: an image with an engine in it is made and served here, and
+//! a target declared on it.
+
+use std::process::Command;
+
+use aiot_oci::image::{read_config, read_manifest};
+use aiot_oci::{
+    Compression, Descriptor, Digest, FileMode, FileSource, ImageSpec, Layer, LayerBuilder, Store,
+    assemble_image, write_layout,
+};
+use aiot_testkit::device::{Device, can_run};
+use aiot_testkit::registry::Registry;
+use aiot_testkit::released::{Copy, Released};
+use aiot_testkit::tools::{have, run};
+
+use crate::common::{Image, Report, XTASK, one_per_architecture};
+
+/// An image with the C library and the engine of `image` and a file of its vendor, in a layout of its own.
+fn make_base(released: &Released, copy: &Copy, image: &Image) -> Descriptor {
+    let layout = Store::open_read_only(&released.images()).unwrap();
+    let manifest = read_manifest(&layout, &image.digest).unwrap();
+    let config = read_config(&layout, &manifest.config.digest).unwrap();
+    let store = Store::create(&copy.beside().join("base-store")).unwrap();
+    let mut spec = ImageSpec::new(image.platform.clone());
+    // Base and engine come before package and module.
+    for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids).take(2) {
+        store.put_file(&layout.path(&descriptor.digest)).unwrap();
+        let descriptor = descriptor.clone();
+        spec.layers.push(Layer {
+            descriptor,
+            diff_id: *diff_id,
+            uncompressed_size_bytes: 0,
+        });
+    }
+    let mut vendor = LayerBuilder::new();
+    vendor
+        .file("etc/vendor", FileSource::Bytes(b"ours".to_vec()), FileMode::Plain)
+        .unwrap();
+    spec.layers.push(vendor.build(&store, Compression::Gzip).unwrap());
+    spec.env.insert("VENDOR".to_owned(), "ours".to_owned());
+    let base = assemble_image(&store, &spec).unwrap();
+    write_layout(
+        &copy.beside().join("base"),
+        &store,
+        &[("base".to_owned(), base.clone())],
+    )
+    .unwrap();
+    base
+}
+
+/// Declares that the engine of `target` comes with the image `reference`.
+fn declare_base(copy: &Copy, target: &str, reference: &str, library: &str) {
+    let mut declared: toml::Table = copy.read("targets.toml").parse().unwrap();
+    let target = declared["target"][target].as_table_mut().unwrap();
+    let text =
+        format!("[base.image]\nreference = \"{reference}\"\n[source.base-image]\nlibrary = \"{library}\"\n");
+    let mut new: toml::Table = text.parse().unwrap();
+    target.insert("base".to_owned(), new.remove("base").unwrap());
+    target["engine"]
+        .as_table_mut()
+        .unwrap()
+        .insert("source".to_owned(), new.remove("source").unwrap());
+    copy.write("targets.toml", declared.to_string());
+}
+
+#[test]
+fn the_engine_can_come_from_the_base_image() {
+    if !have(&["docker-registry", "skopeo"]) || !can_run("amd64") {
+        return;
+    }
+    let Some(released) = Released::find() else { return };
+    let copy = released.copy();
+    let image = one_per_architecture(&released)
+        .remove("amd64")
+        .expect("a target is amd64");
+    let base = make_base(&released, &copy, &image);
+    let registry = Registry::start(copy.beside());
+    run(Command::new("skopeo")
+        .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
+        .arg(format!("oci:{}:base", copy.beside().join("base").display()))
+        .arg(format!("docker://{}/vendor/runtime:1", registry.address)))
+    .expect(0);
+    let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
+    let library = "/usr/lib/libonnxruntime.so";
+    declare_base(&copy, &image.target, &reference, library);
+
+    let mut command = copy.command(XTASK, &["release", "--format", "json"]);
+    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    let report = Report::of(run(&mut command));
+    let digest: Digest = report.digests()[&(image.model.name.to_string(), image.target.clone())]
+        .parse()
+        .unwrap();
+    assert_ne!(digest, image.digest);
+
+    let images = copy.root.join("dist/images");
+    assert_eq!(aiot_oci::validate_layout(&images).unwrap(), []);
+    let store = Store::open_read_only(&images).unwrap();
+    let base_store = Store::open_read_only(&copy.beside().join("base-store")).unwrap();
+    let base_layers = read_manifest(&base_store, &base.digest).unwrap().layers;
+    let layers = read_manifest(&store, &digest).unwrap().layers;
+    assert_eq!(
+        layers[..3],
+        base_layers[..],
+        "the base's layers, as the registry has them"
+    );
+    assert_eq!(layers.len(), 5, "package and module stand on them: {layers:?}");
+    let device = Device::unpack(&images, &digest);
+    let ended = device.run(&["self-test"]).expect(0);
+    assert!(ended.stdout.contains("golden cases as built"), "{}", ended.stdout);
+    assert_eq!(std::fs::read(device.root().join("etc/vendor")).unwrap(), b"ours");
+    assert!(
+        device.config.config.env.contains(&"VENDOR=ours".to_owned()),
+        "{:?}",
+        device.config.config.env
+    );
+}
+
+#[test]
+fn a_base_image_without_the_engine_is_refused() {
+    if !have(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let Some(released) = Released::find() else { return };
+    let copy = released.copy();
+    let image = one_per_architecture(&released)
+        .remove("amd64")
+        .expect("a target is amd64");
+    let base = make_base(&released, &copy, &image);
+    let registry = Registry::start(copy.beside());
+    run(Command::new("skopeo")
+        .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
+        .arg(format!("oci:{}:base", copy.beside().join("base").display()))
+        .arg(format!("docker://{}/vendor/runtime:1", registry.address)))
+    .expect(0);
+    let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
+    declare_base(&copy, &image.target, &reference, "/opt/engine/libonnxruntime.so");
+    let mut command = copy.command(XTASK, &["release"]);
+    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    let ended = run(&mut command).expect(1);
+    assert!(
+        ended.stderr.contains("/opt/engine/libonnxruntime.so"),
+        "{}",
+        ended.stderr
+    );
+    assert!(!copy.root.join("dist").exists());
+}
