@@ -7,15 +7,44 @@ use sha2::{Digest, Sha256};
 
 /// Name as the plan uses it → folders and files below `crates/`.
 const CODE: [(&str, &[&str]); 5] = [
-    ("aiot-onnx", &["aiot-onnx/src", "aiot-build/src/execute/quantize.rs"]),
-    ("aiot-inference", &["aiot-inference/src", "aiot-package/src", "aiot-build/src/execute/measure.rs"]),
-    ("aiot-oci", &["aiot-oci/src", "aiot-package/src", "aiot-build/src/execute/image.rs"]),
-    ("aiot-debian", &["aiot-debian/src", "aiot-plan/src/architecture.rs", "aiot-build/src/execute/base.rs"]),
-    ("aiot-toolchain", &["aiot-toolchain/src", "aiot-build/src/execute/compile.rs"]),
+    (
+        "aiot-onnx",
+        &["aiot-onnx/src", "aiot-build/src/execute/quantize.rs"],
+    ),
+    (
+        "aiot-inference",
+        &[
+            "aiot-inference/src",
+            "aiot-package/src",
+            "aiot-build/src/execute/measure.rs",
+        ],
+    ),
+    (
+        "aiot-oci",
+        &[
+            "aiot-oci/src",
+            "aiot-package/src",
+            "aiot-build/src/execute/image.rs",
+        ],
+    ),
+    (
+        "aiot-debian",
+        &[
+            "aiot-debian/src",
+            "aiot-plan/src/architecture.rs",
+            "aiot-build/src/execute/base.rs",
+        ],
+    ),
+    (
+        "aiot-toolchain",
+        &["aiot-toolchain/src", "aiot-build/src/execute/compile.rs"],
+    ),
 ];
 
 fn main() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a crate stands in crates/");
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a crate stands in crates/");
     for (name, places) in CODE {
         let mut hasher = Sha256::new();
         for place in places {
@@ -25,13 +54,21 @@ fn main() {
             collect(&path, &mut files);
             files.sort();
             for file in files {
-                let relative = file.strip_prefix(crates).expect("below crates/").to_string_lossy().into_owned();
+                let relative = file
+                    .strip_prefix(crates)
+                    .expect("below crates/")
+                    .to_string_lossy()
+                    .into_owned();
                 let bytes = std::fs::read(&file).expect("a listed file");
                 hasher.update(format!("{relative}\0{}\0", bytes.len()));
                 hasher.update(bytes);
             }
         }
-        let hex: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = hasher
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         println!("cargo:rustc-env=CODE_{}={hex}", name.replace('-', "_"));
     }
 }
@@ -41,7 +78,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(path).expect("a folder of this workspace") {
             collect(&entry.expect("an entry").path(), files);
         }
-    } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "proto") {
+    } else if path
+        .extension()
+        .is_some_and(|extension| extension == "rs" || extension == "proto")
+    {
         files.push(path.to_owned());
     }
 }

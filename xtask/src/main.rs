@@ -18,11 +18,19 @@ const EXIT_ERROR: u8 = 1;
 /// `--check`: committed files are not up to date.
 const EXIT_DRIFT: u8 = 2;
 
+/// `diff`: the devices would change.
+const EXIT_CHANGES: u8 = 2;
+
 /// Build and release AI models for edge devices: declare in models.toml and targets.toml, then `cargo xtask release`.
 ///
-/// Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 error, 2 drift (`release --check`).
+/// Data goes to stdout, talk to stderr. Exit codes: 0 done or nothing to do, 1 error, 2 drift (`release --check`)
+/// or changes (`diff`).
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +52,8 @@ enum Command {
     Explain(commands::explain::Arguments),
     /// Make images and deployment manifests
     Release(commands::release::Arguments),
+    /// Show what a change means on the devices: models, sizes, accuracy, settings; Markdown for the pull request
+    Diff(commands::diff::Arguments),
     /// Quantize one model and show what that costs
     Quantize(commands::quantize::Arguments),
     /// Show what is in an ONNX file, and what quantizing would make of it
@@ -66,6 +76,7 @@ fn main() -> ExitCode {
             Command::Plan(arguments) => commands::plan::run(&paths, &arguments, cli.format),
             Command::Explain(arguments) => commands::explain::run(&paths, &arguments, cli.format),
             Command::Release(arguments) => commands::release::run(&paths, &arguments, cli.format),
+            Command::Diff(arguments) => commands::diff::run(&paths, &arguments, cli.format),
             Command::Quantize(arguments) => commands::quantize::run(&paths, &arguments, cli.format),
             Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),
             Command::Update(arguments) => commands::update::run(&paths, &arguments),

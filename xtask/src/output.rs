@@ -17,8 +17,14 @@ pub fn error(error: &BuildError, format: Format) {
     match (error, format) {
         (BuildError::Config(errors), Format::Text) => {
             let width = terminal_width();
-            let theme = if colours() { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-            let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false);
+            let theme = if colours() {
+                GraphicalTheme::unicode()
+            } else {
+                GraphicalTheme::unicode_nocolor()
+            };
+            let handler = GraphicalReportHandler::new_themed(theme)
+                .with_width(width)
+                .with_links(false);
             for error in errors {
                 let mut text = String::new();
                 if handler.render_report(&mut text, error).is_ok() {
@@ -48,16 +54,28 @@ fn colours() -> bool {
 }
 
 fn terminal_width() -> usize {
-    std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(120).clamp(60, 200)
+    std::env::var("COLUMNS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(120)
+        .clamp(60, 200)
 }
 
 /// A table with left-aligned columns; numbers that end a column's name with `>` are right-aligned.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let right: Vec<bool> = header.iter().map(|name| name.ends_with('>')).collect();
-    let names: Vec<String> = header.iter().map(|name| name.trim_end_matches('>').to_owned()).collect();
+    let names: Vec<String> = header
+        .iter()
+        .map(|name| name.trim_end_matches('>').to_owned())
+        .collect();
     let all: Vec<&Vec<String>> = std::iter::once(&names).chain(rows).collect();
     let widths: Vec<usize> = (0..names.len())
-        .map(|column| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            all.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut text = String::new();
     for row in all {
@@ -66,7 +84,11 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
             .enumerate()
             .map(|(column, cell)| {
                 let space = " ".repeat(widths[column] - cell.chars().count());
-                if right[column] { format!("{space}{cell}") } else { format!("{cell}{space}") }
+                if right[column] {
+                    format!("{space}{cell}")
+                } else {
+                    format!("{cell}{space}")
+                }
             })
             .collect();
         text.push_str(cells.join("  ").trim_end());

@@ -21,7 +21,10 @@ impl Progress {
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Progress { bar, running: Mutex::default() }
+        Progress {
+            bar,
+            running: Mutex::default(),
+        }
     }
 
     /// Shows one event.

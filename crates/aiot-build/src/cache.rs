@@ -36,7 +36,10 @@ impl FileState {
     /// The state of a file; `None` where there is none.
     pub fn of(metadata: &std::fs::Metadata) -> FileState {
         use std::os::unix::fs::MetadataExt;
-        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         FileState {
             size_bytes: metadata.len(),
             modified_nanos: modified.map_or(0, |time| time.as_nanos()),
@@ -56,7 +59,9 @@ impl Cache {
         }
         let verified_path = dir.join("verified.json");
         // A list that cannot be read costs a second hashing, nothing more.
-        let verified = std::fs::read(&verified_path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let verified = std::fs::read(&verified_path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(Cache {
             dir,
             store,
@@ -90,7 +95,10 @@ impl Cache {
     pub fn save(&self) -> Result<(), BuildError> {
         if *self.changed.lock().expect("no panic while held") {
             let list = self.verified.lock().expect("no panic while held");
-            self.write(self.verified_path.clone(), &serde_json::to_vec(&*list).expect("plain data"))?;
+            self.write(
+                self.verified_path.clone(),
+                &serde_json::to_vec(&*list).expect("plain data"),
+            )?;
         }
         Ok(())
     }
@@ -98,7 +106,11 @@ impl Cache {
     fn write(&self, path: PathBuf, bytes: &[u8]) -> Result<(), BuildError> {
         let file = tempfile::NamedTempFile::new_in(&self.dir).map_err(io("create a file in", &self.dir))?;
         std::fs::write(file.path(), bytes).map_err(io("write", file.path()))?;
-        file.persist(&path).map_err(|error| BuildError::Io { action: "write", path, source: error.error })?;
+        file.persist(&path).map_err(|error| BuildError::Io {
+            action: "write",
+            path,
+            source: error.error,
+        })?;
         Ok(())
     }
 
@@ -112,11 +124,17 @@ impl Cache {
 
     fn read(&self, key: &Digest) -> Option<Record> {
         let bytes = std::fs::read(self.result_path(key)).ok()?;
-        serde_json::from_slice(&bytes).ok().filter(|record: &Record| record.key == *key)
+        serde_json::from_slice(&bytes)
+            .ok()
+            .filter(|record: &Record| record.key == *key)
     }
 
     fn remember(&self, digest: Digest, state: FileState) {
-        let before = self.verified.lock().expect("no panic while held").insert(digest, state);
+        let before = self
+            .verified
+            .lock()
+            .expect("no panic while held")
+            .insert(digest, state);
         if before != Some(state) {
             *self.changed.lock().expect("no panic while held") = true;
         }
@@ -124,15 +142,27 @@ impl Cache {
 
     /// Whether the blob is there and right.
     fn is_good(&self, output: &Output) -> bool {
-        let Ok(metadata) = std::fs::metadata(self.store.path(&output.digest)) else { return false };
+        let Ok(metadata) = std::fs::metadata(self.store.path(&output.digest)) else {
+            return false;
+        };
         if metadata.len() != output.size_bytes {
             return false;
         }
         let state = FileState::of(&metadata);
-        if self.verified.lock().expect("no panic while held").get(&output.digest) == Some(&state) {
+        if self
+            .verified
+            .lock()
+            .expect("no panic while held")
+            .get(&output.digest)
+            == Some(&state)
+        {
             return true;
         }
-        let good = self.store.open_verified(&output.digest).and_then(|reader| reader.finish()).is_ok();
+        let good = self
+            .store
+            .open_verified(&output.digest)
+            .and_then(|reader| reader.finish())
+            .is_ok();
         if good {
             self.remember(output.digest, state);
         }
@@ -142,9 +172,13 @@ impl Cache {
 
 impl Results for Cache {
     fn result(&self, key: &Digest) -> Lookup {
-        let Some(record) = self.read(key) else { return Lookup::Miss };
+        let Some(record) = self.read(key) else {
+            return Lookup::Miss;
+        };
         match record.outputs.values().find(|output| !self.is_good(output)) {
-            Some(output) => Lookup::Lost { digest: output.digest },
+            Some(output) => Lookup::Lost {
+                digest: output.digest,
+            },
             None => Lookup::Hit(record),
         }
     }

@@ -55,7 +55,10 @@ pub enum BuildError {
 impl BuildError {
     /// An action's failure from any error.
     pub fn action(action: &str, reason: impl ToString) -> BuildError {
-        BuildError::Action { action: action.to_owned(), reason: reason.to_string() }
+        BuildError::Action {
+            action: action.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     /// Any error that explains itself.
@@ -71,7 +74,11 @@ pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> B
 }
 
 fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+    if number == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{number} {what}s")
+    }
 }
 
 fn lines(list: &[String]) -> String {

@@ -20,7 +20,8 @@ use crate::paths::Paths;
 /// When it cannot be read or understood.
 pub fn read(paths: &Paths) -> Result<Lock, BuildError> {
     let bytes = read_small(&paths.lock())?.unwrap_or_default();
-    let text = String::from_utf8(bytes).map_err(|_| BuildError::Other("aiot.lock is not UTF-8 text".to_owned()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| BuildError::Other("aiot.lock is not UTF-8 text".to_owned()))?;
     Ok(Lock::parse(&text)?)
 }
 
@@ -42,7 +43,10 @@ pub fn write_if_changed(path: &std::path::Path, bytes: &[u8]) -> Result<bool, Bu
     }
     let folder = path.parent().unwrap_or(std::path::Path::new("."));
     std::fs::create_dir_all(folder).map_err(io("create", folder))?;
-    let temporary = folder.join(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
+    let temporary = folder.join(format!(
+        ".{}.new",
+        path.file_name().unwrap_or_default().to_string_lossy()
+    ));
     std::fs::write(&temporary, bytes).map_err(io("write", &temporary))?;
     std::fs::rename(&temporary, path).map_err(io("write", path))?;
     Ok(true)
@@ -55,8 +59,12 @@ pub fn difference(old: &str, new: &str) -> Vec<String> {
         .filter_map(|change| {
             let line = change.value().trim_end();
             match change.tag() {
-                similar::ChangeTag::Delete => Some(format!("aiot.lock:{}: - {line}", change.old_index()? + 1)),
-                similar::ChangeTag::Insert => Some(format!("aiot.lock:{}: + {line}", change.new_index()? + 1)),
+                similar::ChangeTag::Delete => {
+                    Some(format!("aiot.lock:{}: - {line}", change.old_index()? + 1))
+                }
+                similar::ChangeTag::Insert => {
+                    Some(format!("aiot.lock:{}: + {line}", change.new_index()? + 1))
+                }
                 similar::ChangeTag::Equal => None,
             }
         })
@@ -77,7 +85,10 @@ pub fn look_up(
     events: Sink<'_>,
 ) -> Result<(), BuildError> {
     for request in &unlocked.wheels {
-        events(Event::Note(format!("lock: looking up {} {} ({})", request.package, request.version, request.platform)));
+        events(Event::Note(format!(
+            "lock: looking up {} {} ({})",
+            request.package, request.version, request.platform
+        )));
         let wheel = look_up_wheel(paths, request)?;
         lock.wheel.retain(|old| {
             (&old.package, &old.platform, &old.version) != (&wheel.package, &wheel.platform, &wheel.version)
@@ -97,7 +108,12 @@ pub fn look_up(
         let closure = resolve_closure(index, request)?;
         lock.debian.retain(|old| {
             (&old.suite, &old.architecture, &old.roots, &old.exclude)
-                != (&closure.suite, &closure.architecture, &closure.roots, &closure.exclude)
+                != (
+                    &closure.suite,
+                    &closure.architecture,
+                    &closure.roots,
+                    &closure.exclude,
+                )
         });
         lock.debian.push(closure);
     }
@@ -114,7 +130,10 @@ fn look_up_wheel(paths: &Paths, request: &WheelRequest) -> Result<LockedWheel, B
 /// # Errors
 /// When there is none, with what to set.
 pub fn mirror(workspace: &Workspace) -> Result<Mirror, BuildError> {
-    let declared = workspace.environments.values().find_map(|environment| environment.debian_mirror.as_deref());
+    let declared = workspace
+        .environments
+        .values()
+        .find_map(|environment| environment.debian_mirror.as_deref());
     let variable = std::env::var(MIRROR_VARIABLE).ok();
     let apt = aiot_debian::read_apt_sources(std::path::Path::new("/etc/apt")).map_err(BuildError::other)?;
     aiot_debian::choose_mirror(declared, variable.as_deref(), &apt).map_err(BuildError::other)
@@ -140,12 +159,18 @@ fn fetch_index(
     )
     .map_err(BuildError::other)?;
     if matches!(signature, aiot_debian::Signature::Unverified { .. }) {
-        events(Event::Warning(format!("Debian {}: {signature}; the lock pins what came", request.suite)));
+        events(Event::Warning(format!(
+            "Debian {}: {signature}; the lock pins what came",
+            request.suite
+        )));
     }
     Ok(index)
 }
 
-fn resolve_closure(index: &aiot_debian::Index, request: &ClosureRequest) -> Result<LockedClosure, BuildError> {
+fn resolve_closure(
+    index: &aiot_debian::Index,
+    request: &ClosureRequest,
+) -> Result<LockedClosure, BuildError> {
     let exclude: BTreeSet<String> = request.exclude.iter().cloned().collect();
     let package = aiot_debian::resolve(index, &request.roots, &exclude).map_err(BuildError::other)?;
     Ok(LockedClosure {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use aiot_iothub::quiet::QuietHours;
 use aiot_iothub::{
-    AccuracySummary, EnvValue, ModuleRelease, Release, RestartPolicy, Ring, RouteSpec, SystemModule, SystemModules,
-    TargetRelease, render,
+    AccuracySummary, Amount, EnvValue, ModuleRelease, Release, RestartPolicy, Ring, RouteSpec, SystemModule,
+    SystemModules, TargetRelease, render,
 };
 use aiot_oci::Store;
 use aiot_package::Precision;
@@ -32,7 +33,10 @@ pub fn files(
     let release = release(workspace, environment, plan, outputs, measurements, store)?;
     let rendered = render(&release).map_err(|errors| {
         BuildError::Many(
-            errors.iter().map(|error| BuildError::Other(format!("deployments/{}: {error}", environment.name))).collect(),
+            errors
+                .iter()
+                .map(|error| BuildError::Other(format!("deployments/{}: {error}", environment.name)))
+                .collect(),
         )
     })?;
     Ok(rendered.files)
@@ -54,8 +58,12 @@ fn release(
     let mut targets: BTreeMap<&str, TargetRelease> = BTreeMap::new();
     for ((model, target), &node) in &plan.images {
         let (model, target) = (&workspace.models[model], &workspace.targets[target]);
-        let entry = targets.entry(target.name.as_str()).or_insert_with(|| target_release(target));
-        entry.modules.push(module(model, target, &outputs[node], measurements, store)?);
+        let entry = targets
+            .entry(target.name.as_str())
+            .or_insert_with(|| target_release(target));
+        entry
+            .modules
+            .push(module(model, target, &outputs[node], measurements, store)?);
     }
     Ok(Release {
         environment: environment.name.to_string(),
@@ -64,13 +72,39 @@ fn release(
             edge_agent: system(&environment.edge_agent),
             edge_hub: system(&environment.edge_hub),
         },
-        rings: environment
-            .rings
-            .iter()
-            .map(|ring| Ring::new(&ring.name, ring.condition.as_deref()))
-            .collect(),
+        rings: environment.rings.iter().map(ring).collect(),
         targets: targets.into_values().collect(),
     })
+}
+
+/// What is not declared keeps the roll-out's default.
+fn ring(declared: &aiot_plan::workspace::Ring) -> Ring {
+    let amount = |amount: aiot_plan::workspace::Amount| match amount {
+        aiot_plan::workspace::Amount::Count(count) => Amount::Count(count),
+        aiot_plan::workspace::Amount::Percent(percent) => Amount::Percent(percent),
+    };
+    let mut ring = Ring::new(&declared.name, declared.condition.as_deref());
+    ring.devices.clone_from(&declared.devices);
+    ring.percent = declared.percent;
+    ring.soak_hours = declared.soak_hours.unwrap_or(ring.soak_hours);
+    ring.minimum_reported = declared.minimum_reported.map_or(ring.minimum_reported, amount);
+    for (kind, limit) in &declared.at_most {
+        let limits = &mut ring.at_most;
+        let place = match *kind {
+            "failed" => &mut limits.failed,
+            "unhealthy" => &mut limits.unhealthy,
+            "self-check-failed" => &mut limits.self_check_failed,
+            "drifting" => &mut limits.drifting,
+            _ => &mut limits.silent,
+        };
+        *place = amount(*limit);
+    }
+    ring.approval = declared.approval;
+    ring.quiet_hours = declared
+        .quiet_hours
+        .clone()
+        .map(|[from, to, time_zone]| QuietHours { from, to, time_zone });
+    ring
 }
 
 fn target_release(target: &Target) -> TargetRelease {
@@ -95,7 +129,10 @@ fn module(
 ) -> Result<ModuleRelease, BuildError> {
     let precision = model.precision_on(target);
     let value = |precision: Precision| {
-        measurements.effective.get(&(model.name.clone(), precision)).map_or(f64::NAN, |measured| measured.value)
+        measurements
+            .effective
+            .get(&(model.name.clone(), precision))
+            .map_or(f64::NAN, |measured| measured.value)
     };
     let manifest = &image["manifest"];
     let read = aiot_oci::image::read_manifest(store, &manifest.digest).map_err(BuildError::other)?;
@@ -113,7 +150,12 @@ fn module(
         platform: target.platform.to_string(),
         size_bytes: manifest.size_bytes + read.config.size + layers,
         create_options: object(&model.edge.create_options),
-        env: model.edge.env.iter().map(|(name, value)| (name.clone(), env_value(value))).collect(),
+        env: model
+            .edge
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), env_value(value)))
+            .collect(),
         startup_order: model.edge.startup_order,
         restart_policy: RestartPolicy::Always,
         routes: routes.collect(),
@@ -176,8 +218,11 @@ pub fn rows(
     measurements: &Measurements,
     store: &Store,
 ) -> Result<Vec<Row>, BuildError> {
-    let ran: BTreeMap<&str, &Vec<aiot_plan::action::DirtyReason>> =
-        outcome.ran.iter().map(|(id, reasons)| (id.as_str(), reasons)).collect();
+    let ran: BTreeMap<&str, &Vec<aiot_plan::action::DirtyReason>> = outcome
+        .ran
+        .iter()
+        .map(|(id, reasons)| (id.as_str(), reasons))
+        .collect();
     let mut rows = Vec::new();
     for ((model, target), &node) in &plan.images {
         let (model, target) = (&workspace.models[model], &workspace.targets[target]);
@@ -198,7 +243,11 @@ pub fn rows(
 }
 
 /// The roots of what was rebuilt below a node: actions that ran although nothing before them did.
-fn rebuilt(plan: &Plan, node: usize, ran: &BTreeMap<&str, &Vec<aiot_plan::action::DirtyReason>>) -> Vec<String> {
+fn rebuilt(
+    plan: &Plan,
+    node: usize,
+    ran: &BTreeMap<&str, &Vec<aiot_plan::action::DirtyReason>>,
+) -> Vec<String> {
     use aiot_plan::plan::Source;
     let mut roots = std::collections::BTreeSet::new();
     let mut stack = vec![node];
@@ -216,7 +265,9 @@ fn rebuilt(plan: &Plan, node: usize, ran: &BTreeMap<&str, &Vec<aiot_plan::action
             })
             .collect();
         if let Some(reasons) = ran.get(plan.nodes[node].id.as_str())
-            && !before.iter().any(|before| ran.contains_key(plan.nodes[*before].id.as_str()))
+            && !before
+                .iter()
+                .any(|before| ran.contains_key(plan.nodes[*before].id.as_str()))
         {
             let words: Vec<String> = reasons.iter().map(ToString::to_string).collect();
             roots.insert(format!("{}: {}", plan.nodes[node].id, words.join(", ")));

@@ -57,13 +57,19 @@ impl Network {
         }
         if !status.is_success() {
             let retry_may_help = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
-            return Err(FetchError::Failed { reason: format!("the server answers {status}"), retry_may_help });
+            return Err(FetchError::Failed {
+                reason: format!("the server answers {status}"),
+                retry_may_help,
+            });
         }
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
             if (bytes.len() + chunk.len()) as u64 > limit_bytes {
                 let reason = format!("more than the expected {limit_bytes} bytes");
-                return Err(FetchError::Failed { reason, retry_may_help: false });
+                return Err(FetchError::Failed {
+                    reason,
+                    retry_may_help: false,
+                });
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -78,7 +84,9 @@ impl Fetch for Network {
             loop {
                 attempt += 1;
                 match self.get(url, limit_bytes).await {
-                    Err(FetchError::Failed { retry_may_help: true, .. }) if attempt < TRIES => {
+                    Err(FetchError::Failed {
+                        retry_may_help: true, ..
+                    }) if attempt < TRIES => {
                         tokio::time::sleep(Duration::from_millis(250) * 2u32.pow(attempt)).await;
                     }
                     result => return result,

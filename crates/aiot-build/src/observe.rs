@@ -36,8 +36,14 @@ impl FileIndex {
     pub fn open(paths: &Paths) -> FileIndex {
         let path = paths.state.join("files.json");
         // A memory that cannot be read costs a second hashing, nothing more.
-        let known = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        FileIndex { path, known: known.unwrap_or_default(), changed: false }
+        let known = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        FileIndex {
+            path,
+            known: known.unwrap_or_default(),
+            changed: false,
+        }
     }
 
     /// The digest of a file.
@@ -76,9 +82,14 @@ impl FileIndex {
     pub fn dataset(&mut self, dir: &Path) -> Result<Digest, BuildError> {
         let mut text = String::new();
         for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
-            let entry = entry.map_err(|error| BuildError::Other(format!("cannot list {}: {error}", dir.display())))?;
+            let entry = entry
+                .map_err(|error| BuildError::Other(format!("cannot list {}: {error}", dir.display())))?;
             if entry.file_type().is_file() {
-                let name = entry.path().strip_prefix(dir).unwrap_or(entry.path()).to_string_lossy();
+                let name = entry
+                    .path()
+                    .strip_prefix(dir)
+                    .unwrap_or(entry.path())
+                    .to_string_lossy();
                 text.push_str(&format!("{name}\0{}\n", self.digest(entry.path())?));
             }
         }
@@ -126,21 +137,38 @@ pub struct Observation {
 /// # Errors
 /// The first file or tool that cannot be read; what a declaration is to blame for was reported by
 /// [`crate::workspace::check`].
-pub fn observe(paths: &Paths, workspace: &Workspace, files: &mut FileIndex) -> Result<Observation, BuildError> {
+pub fn observe(
+    paths: &Paths,
+    workspace: &Workspace,
+    files: &mut FileIndex,
+) -> Result<Observation, BuildError> {
     let mut facts = Facts {
         host_architecture: std::env::consts::ARCH.to_owned(),
         code: code_digests(),
         ..Facts::default()
     };
-    let mut observation =
-        Observation { facts: Facts::default(), modules: BTreeMap::new(), records: BTreeMap::new(), measured: BTreeMap::new(), record_files: BTreeMap::new() };
+    let mut observation = Observation {
+        facts: Facts::default(),
+        modules: BTreeMap::new(),
+        records: BTreeMap::new(),
+        measured: BTreeMap::new(),
+        record_files: BTreeMap::new(),
+    };
     for model in workspace.models.values() {
-        for path in [Some(&model.path), model.labels_path.as_ref()].into_iter().flatten() {
+        for path in [Some(&model.path), model.labels_path.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             facts.files.insert(path.clone(), files.digest(&paths.file(path))?);
         }
-        for path in [Some(&model.evaluation_path), model.calibration_path.as_ref()].into_iter().flatten() {
+        for path in [Some(&model.evaluation_path), model.calibration_path.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             if !facts.datasets.contains_key(path) {
-                facts.datasets.insert(path.clone(), files.dataset(&paths.file(path))?);
+                facts
+                    .datasets
+                    .insert(path.clone(), files.dataset(&paths.file(path))?);
             }
         }
         read_records(paths, &model.name, &mut facts, &mut observation)?;
@@ -152,7 +180,9 @@ pub fn observe(paths: &Paths, workspace: &Workspace, files: &mut FileIndex) -> R
                 continue;
             }
             let module = sources.module(model.module.as_str()).map_err(BuildError::other)?;
-            facts.modules.insert(model.module.clone(), module_digest(paths, &module, files)?);
+            facts
+                .modules
+                .insert(model.module.clone(), module_digest(paths, &module, files)?);
             if facts.rustc.is_empty() {
                 let channel = module.toolchain_channel.as_deref();
                 let rustc = rustc_version(&paths.root, channel).map_err(BuildError::other)?;
@@ -213,7 +243,9 @@ fn read_records(
         let text = String::from_utf8(bytes).map_err(|_| broken(CALIBRATION_FILE, "not UTF-8".to_owned()))?;
         let calibration = Calibration::parse(&text).map_err(|reason| broken(CALIBRATION_FILE, reason))?;
         let digest = Digest::of(text.as_bytes());
-        facts.calibrations.insert(model.clone(), (calibration.subject, digest));
+        facts
+            .calibrations
+            .insert(model.clone(), (calibration.subject, digest));
         observation.records.insert(digest, text.into_bytes());
         calibration_file = Some(digest);
     }
@@ -224,12 +256,16 @@ fn read_records(
         for (precision, measured) in &file {
             let entry = measured.to_bytes();
             let digest = Digest::of(&entry);
-            facts.measurements.insert((model.clone(), *precision), (measured.subject, digest));
+            facts
+                .measurements
+                .insert((model.clone(), *precision), (measured.subject, digest));
             observation.records.insert(digest, entry);
         }
         observation.measured.insert(model.clone(), file);
     }
-    observation.record_files.insert(model.clone(), (calibration_file, measured_file));
+    observation
+        .record_files
+        .insert(model.clone(), (calibration_file, measured_file));
     Ok(())
 }
 
@@ -241,9 +277,11 @@ pub fn read_small(path: &Path) -> Result<Option<Vec<u8>>, BuildError> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io("read", path)(error)),
-        Ok(metadata) if metadata.len() > SMALL_FILE_LIMIT_BYTES => {
-            Err(BuildError::Other(format!("{} has {} bytes: too many for this kind of file", path.display(), metadata.len())))
-        }
+        Ok(metadata) if metadata.len() > SMALL_FILE_LIMIT_BYTES => Err(BuildError::Other(format!(
+            "{} has {} bytes: too many for this kind of file",
+            path.display(),
+            metadata.len()
+        ))),
         Ok(_) => std::fs::read(path).map(Some).map_err(io("read", path)),
     }
 }
@@ -269,7 +307,11 @@ fn code_digests() -> BTreeMap<String, Digest> {
         ("aiot-toolchain", env!("CODE_aiot_toolchain")),
     ]
     .into_iter()
-    .map(|(name, hex)| (name.to_owned(), Digest::from_hex(hex).expect("written by the build script")))
+    .map(|(name, hex)| {
+        (
+            name.to_owned(),
+            Digest::from_hex(hex).expect("written by the build script"),
+        )
+    })
     .collect()
 }
-

@@ -17,7 +17,10 @@ pub struct Paths {
 impl Paths {
     /// The folders for the workspace at `root`; `store` overrides where results are kept.
     pub fn new(root: &Path, store: Option<PathBuf>) -> Paths {
-        Paths { root: root.to_owned(), state: store.unwrap_or_else(|| root.join(".aiot")) }
+        Paths {
+            root: root.to_owned(),
+            state: store.unwrap_or_else(|| root.join(".aiot")),
+        }
     }
 
     /// A file of the workspace by its path in a declaration.

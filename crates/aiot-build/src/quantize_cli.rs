@@ -98,18 +98,23 @@ pub fn host_engine(paths: &Paths, network: Option<&Network>, events: Sink<'_>) -
     let locked = |lock: &Lock| lock.wheel(&request.package, &request.platform).cloned();
     let mut lock = lockfile::read(paths)?;
     if locked(&lock).is_none_or(|wheel| wheel.version != request.version) {
-        let network = network
-            .ok_or_else(|| BuildError::Other(format!("--offline, but aiot.lock has no {}", request.package)))?;
+        let network = network.ok_or_else(|| {
+            BuildError::Other(format!("--offline, but aiot.lock has no {}", request.package))
+        })?;
         let workspace = check(paths, &mut FileIndex::open(paths))?;
         let mut unlocked = Unlocked::default();
         unlocked.wheels.insert(request.clone());
         lockfile::look_up(paths, &workspace, &mut lock, &unlocked, network, events)?;
         lockfile::write(paths, &lock)?;
     }
-    let wheel = locked(&lock).ok_or_else(|| BuildError::Other(format!("aiot.lock has no {}", request.package)))?;
+    let wheel =
+        locked(&lock).ok_or_else(|| BuildError::Other(format!("aiot.lock has no {}", request.package)))?;
     let downloads = paths.downloads();
     if network.is_none() && !downloads.join(&wheel.filename).is_file() {
-        return Err(BuildError::Other(format!("--offline, and {} is not in the store", wheel.filename)));
+        return Err(BuildError::Other(format!(
+            "--offline, and {} is not in the store",
+            wheel.filename
+        )));
     }
     let file = wheels::fetch_locked(&wheel, &downloads).map_err(BuildError::other)?;
     let library = wheels::engine_library(&file).map_err(BuildError::other)?;
@@ -125,7 +130,10 @@ pub fn host_engine(paths: &Paths, network: Option<&Network>, events: Sink<'_>) -
 pub fn read_model(path: &Path) -> Result<Model, BuildError> {
     let length = std::fs::metadata(path).map_err(io("read", path))?.len();
     if length > MODEL_LIMIT_BYTES {
-        return Err(BuildError::Other(format!("{} has {length} bytes; at most {MODEL_LIMIT_BYTES} are read", path.display())));
+        return Err(BuildError::Other(format!(
+            "{} has {length} bytes; at most {MODEL_LIMIT_BYTES} are read",
+            path.display()
+        )));
     }
     let bytes = std::fs::read(path).map_err(io("read", path))?;
     Model::parse(bytes).map_err(|error| BuildError::Other(format!("{}: {error}", path.display())))
@@ -146,19 +154,36 @@ pub fn any_model(
     let prepared = aiot_onnx::prepare(&float).map_err(BuildError::other)?;
     let Some(calibration) = &wanted.calibration else {
         if wanted.precision != Precision::Float16 {
-            return Err(BuildError::Other(format!("{} needs --calibration DIR", wanted.precision)));
+            return Err(BuildError::Other(format!(
+                "{} needs --calibration DIR",
+                wanted.precision
+            )));
         }
         let half = aiot_onnx::to_float16(&prepared).map_err(BuildError::other)?;
         let rows = [(Precision::Float32, &float), (Precision::Float16, &half)];
         let rows = rows.map(|(scheme, model)| row(scheme, model, None, None, None));
         let written = write_model(&wanted.output, &half)?;
-        return Ok(Outcome { rows: rows.to_vec(), written, ..Outcome::default() });
+        return Ok(Outcome {
+            rows: rows.to_vec(),
+            written,
+            ..Outcome::default()
+        });
     };
     let engine = host_engine(paths, network, events)?;
     let graph = engine.graph(&float.to_bytes(), true).map_err(BuildError::other)?;
     let samples = Samples::arrays(calibration, graph.inputs())?;
-    let judge = wanted.evaluation.as_deref().map(|dir| Judge::arrays(dir, graph.inputs())).transpose()?;
-    let bench = Bench { engine: &engine, float: &float, prepared: &prepared, samples: &samples, judge: judge.as_ref() };
+    let judge = wanted
+        .evaluation
+        .as_deref()
+        .map(|dir| Judge::arrays(dir, graph.inputs()))
+        .transpose()?;
+    let bench = Bench {
+        engine: &engine,
+        float: &float,
+        prepared: &prepared,
+        samples: &samples,
+        judge: judge.as_ref(),
+    };
     let wishes = Wishes {
         granularity: wanted.granularity,
         max_drop: wanted.max_drop,
@@ -208,21 +233,36 @@ pub fn declared(
         package: package_parameters(model),
         labels,
     };
-    let bench =
-        Bench { engine: &engine, float: &float, prepared: &prepared, samples: &samples, judge: Some(&judge) };
+    let bench = Bench {
+        engine: &engine,
+        float: &float,
+        prepared: &prepared,
+        samples: &samples,
+        judge: Some(&judge),
+    };
     let precisions = match sweep {
         true => vec![Precision::Int8, Precision::Int8Symmetric, Precision::Float16],
-        false => model.precisions(&workspace).into_iter().filter(|&p| p != Precision::Float32).collect(),
+        false => model
+            .precisions(&workspace)
+            .into_iter()
+            .filter(|&p| p != Precision::Float32)
+            .collect(),
     };
     let calibrated = model.calibration_precision(&workspace);
     let max_drop = calibrated.map(|precision| model.max_drop(precision, &workspace));
-    let wishes = Wishes { granularity: granularity(model.granularity), max_drop, target_sqnr_db: None };
+    let wishes = Wishes {
+        granularity: granularity(model.granularity),
+        max_drop,
+        target_sqnr_db: None,
+    };
     let (mut outcome, variants) = bench.run(&precisions, &wishes, events)?;
     if sweep || outcome.shortfall.is_some() {
         return Ok(outcome);
     }
     let facts = observe(paths, &workspace, &mut files)?.facts;
-    let found = variants.iter().find(|variant| Some(variant.precision) == calibrated);
+    let found = variants
+        .iter()
+        .find(|variant| Some(variant.precision) == calibrated);
     let subject = calibration_subject_of(model, &workspace, &facts);
     if let (Some(found), Some(subject)) = (found.and_then(|variant| variant.found.as_ref()), subject) {
         let path = record_dir(paths, &model.name).join(CALIBRATION_FILE);
@@ -265,24 +305,42 @@ impl Bench<'_> {
     ) -> Result<(Outcome, Vec<Variant>), BuildError> {
         let float_metric = self.measure(self.float, Precision::Float32)?;
         if wishes.max_drop.is_some() && float_metric.is_none() {
-            return Err(BuildError::Other("--max-drop needs --evaluation DIR with labels.npy".to_owned()));
+            return Err(BuildError::Other(
+                "--max-drop needs --evaluation DIR with labels.npy".to_owned(),
+            ));
         }
         let mut variants = Vec::new();
         for &precision in precisions {
             events(Event::Note(format!("{precision}: calibrating and searching")));
             variants.push(self.variant(precision, wishes, float_metric)?);
         }
-        let models: Vec<&Model> =
-            std::iter::once(self.float).chain(variants.iter().map(|variant| &variant.model)).collect();
+        let models: Vec<&Model> = std::iter::once(self.float)
+            .chain(variants.iter().map(|variant| &variant.model))
+            .collect();
         let reference = Reference::new(self.engine, self.float, self.samples)?;
         let latencies = reference.latency_ratios(&models)?;
         let judged = self.judge.map(Judge::metric);
-        let mut outcome = Outcome { metric: judged, ..Outcome::default() };
-        outcome.rows.push(row(Precision::Float32, self.float, float_metric, None, latencies.first().copied()));
+        let mut outcome = Outcome {
+            metric: judged,
+            ..Outcome::default()
+        };
+        outcome.rows.push(row(
+            Precision::Float32,
+            self.float,
+            float_metric,
+            None,
+            latencies.first().copied(),
+        ));
         for (variant, latency) in variants.iter().zip(&latencies[1..]) {
             let metric = self.measure(&variant.model, variant.precision)?;
             let closeness = reference.closeness(&variant.model, usize::MAX)?;
-            let mut row = row(variant.precision, &variant.model, metric, Some(closeness), Some(*latency));
+            let mut row = row(
+                variant.precision,
+                &variant.model,
+                metric,
+                Some(closeness),
+                Some(*latency),
+            );
             if let Some(found) = &variant.found {
                 let is_float = |node: &&NodeReport| matches!(node.outcome, NodeOutcome::Float(_));
                 row.float_nodes = found.report.nodes.iter().filter(is_float).cloned().collect();
@@ -300,7 +358,9 @@ impl Bench<'_> {
     }
 
     fn measure(&self, model: &Model, precision: Precision) -> Result<Option<f64>, BuildError> {
-        self.judge.map(|judge| judge.measure(self.engine, model, precision)).transpose()
+        self.judge
+            .map(|judge| judge.measure(self.engine, model, precision))
+            .transpose()
     }
 
     fn variant(
@@ -311,13 +371,20 @@ impl Bench<'_> {
     ) -> Result<Variant, BuildError> {
         if precision == Precision::Float16 {
             let model = aiot_onnx::to_float16(self.prepared).map_err(BuildError::other)?;
-            return Ok(Variant { precision, model, found: None });
+            return Ok(Variant {
+                precision,
+                model,
+                found: None,
+            });
         }
-        let form = Form { activations: activations(precision), granularity: wishes.granularity };
+        let form = Form {
+            activations: activations(precision),
+            granularity: wishes.granularity,
+        };
         let drop = |model: &Model| match (self.judge, float_metric) {
-            (Some(judge), Some(float)) => {
-                Ok(judge.metric().drop(float, judge.measure(self.engine, model, precision)?))
-            }
+            (Some(judge), Some(float)) => Ok(judge
+                .metric()
+                .drop(float, judge.measure(self.engine, model, precision)?)),
             _ => Ok(0.0),
         };
         let goal = Goal {
@@ -325,7 +392,11 @@ impl Bench<'_> {
             max_drop: wishes.max_drop.map(|most| (most, &drop as &MeasureDrop<'_>)),
         };
         let found = search(self.engine, self.prepared, self.samples, form, &goal)?;
-        Ok(Variant { precision, model: found.model.clone(), found: Some(found) })
+        Ok(Variant {
+            precision,
+            model: found.model.clone(),
+            found: Some(found),
+        })
     }
 }
 
@@ -341,7 +412,9 @@ fn row(
         size_bytes: model.size_bytes(),
         metric,
         agreement: closeness.and_then(|closeness| closeness.agreement),
-        sqnr_db: closeness.map(|closeness| closeness.sqnr_db).filter(|db| db.is_finite()),
+        sqnr_db: closeness
+            .map(|closeness| closeness.sqnr_db)
+            .filter(|db| db.is_finite()),
         latency_ratio,
         float_nodes: Vec::new(),
     }
@@ -406,8 +479,10 @@ pub fn inspect(path: &Path) -> Result<Inspection, BuildError> {
         facts,
     };
     for minor in ENGINE_MINORS {
-        let problems: Vec<String> =
-            aiot_onnx::problems(&inspection.facts, minor).iter().map(ToString::to_string).collect();
+        let problems: Vec<String> = aiot_onnx::problems(&inspection.facts, minor)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         if !problems.is_empty() {
             inspection.engine_problems.push((format!("1.{minor}"), problems));
         }
@@ -442,6 +517,8 @@ fn try_variants(prepared: &Model, inspection: &mut Inspection) {
     }
     match aiot_onnx::to_float16(prepared) {
         Ok(half) => inspection.sizes.push((Precision::Float16, half.size_bytes())),
-        Err(error) => inspection.obstacles.push(format!("{}: {error}", Precision::Float16)),
+        Err(error) => inspection
+            .obstacles
+            .push(format!("{}: {error}", Precision::Float16)),
     }
 }

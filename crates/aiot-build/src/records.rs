@@ -36,10 +36,14 @@ pub fn measurements(
     outputs: &[BTreeMap<String, Output>],
     store: &Store,
 ) -> Result<Measurements, BuildError> {
-    let mut found = Measurements { effective: BTreeMap::new(), contradictions: Vec::new() };
+    let mut found = Measurements {
+        effective: BTreeMap::new(),
+        contradictions: Vec::new(),
+    };
     for ((model, precision), &node) in &plan.measures {
-        let bytes =
-            store.read_verified(&outputs[node]["measured"].digest, RECORD_LIMIT_BYTES).map_err(BuildError::other)?;
+        let bytes = store
+            .read_verified(&outputs[node]["measured"].digest, RECORD_LIMIT_BYTES)
+            .map_err(BuildError::other)?;
         let now: Measured = serde_json::from_slice(&bytes).map_err(BuildError::other)?;
         let committed = facts
             .measurements
@@ -47,9 +51,13 @@ pub fn measurements(
             .filter(|(subject, _)| *subject == now.subject)
             .and_then(|_| observation.measured.get(model)?.get(precision));
         if let Some(reason) = committed.and_then(|committed| committed.contradiction(&now)) {
-            found.contradictions.push(format!("models/{model}/{MEASURED_FILE}, {precision}: {reason}"));
+            found
+                .contradictions
+                .push(format!("models/{model}/{MEASURED_FILE}, {precision}: {reason}"));
         }
-        found.effective.insert((model.clone(), *precision), committed.cloned().unwrap_or(now));
+        found
+            .effective
+            .insert((model.clone(), *precision), committed.cloned().unwrap_or(now));
     }
     Ok(found)
 }
@@ -69,16 +77,24 @@ pub fn files(
     let mut files = BTreeMap::new();
     let mut measured: BTreeMap<&ModelName, MeasuredFile> = BTreeMap::new();
     for ((model, precision), entry) in &measurements.effective {
-        measured.entry(model).or_default().insert(*precision, entry.clone());
+        measured
+            .entry(model)
+            .or_default()
+            .insert(*precision, entry.clone());
     }
     for (model, file) in measured {
         if workspace.models.contains_key(model) {
-            files.insert(record_dir(paths, model).join(MEASURED_FILE), render_measured(&file).into_bytes());
+            files.insert(
+                record_dir(paths, model).join(MEASURED_FILE),
+                render_measured(&file).into_bytes(),
+            );
         }
     }
     for (model, &node) in &plan.calibrations {
         let digest = outputs[node]["ranges"].digest;
-        let bytes = store.read_verified(&digest, RECORD_LIMIT_BYTES).map_err(BuildError::other)?;
+        let bytes = store
+            .read_verified(&digest, RECORD_LIMIT_BYTES)
+            .map_err(BuildError::other)?;
         files.insert(record_dir(paths, model).join(CALIBRATION_FILE), bytes);
     }
     Ok(files)
@@ -106,10 +122,14 @@ pub fn stale(plan: &Plan) -> Vec<String> {
         .map(|model| format!("models/{model}/{CALIBRATION_FILE} is missing or made from other inputs"))
         .collect();
     for node in &plan.nodes {
-        if let (aiot_plan::action::Action::AssemblePackage { model, precision, .. }, Some(Source::Output { .. })) =
-            (&node.action, node.inputs.get("golden outputs"))
+        if let (
+            aiot_plan::action::Action::AssemblePackage { model, precision, .. },
+            Some(Source::Output { .. }),
+        ) = (&node.action, node.inputs.get("golden outputs"))
         {
-            stale.push(format!("models/{model}/{MEASURED_FILE} has no fresh measurement for {precision}"));
+            stale.push(format!(
+                "models/{model}/{MEASURED_FILE} has no fresh measurement for {precision}"
+            ));
         }
     }
     stale

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use aiot_oci::{
-    ClientOptions, Credentials, Descriptor, MediaType, PullLayers, PushOptions, PushReceipt, Reference, RegistryClient,
-    Repository, Store,
+    ClientOptions, Credentials, Descriptor, MediaType, PullLayers, PushOptions, PushReceipt, Reference,
+    RegistryClient, Repository, Store,
 };
 use aiot_plan::action::Output;
 use aiot_plan::workspace::Platform;
@@ -15,7 +15,10 @@ use crate::network::Network;
 
 fn client() -> Result<RegistryClient, BuildError> {
     let credentials = Credentials::from_environment().map_err(BuildError::other)?;
-    Ok(RegistryClient::new(ClientOptions { credentials, ..ClientOptions::default() }))
+    Ok(RegistryClient::new(ClientOptions {
+        credentials,
+        ..ClientOptions::default()
+    }))
 }
 
 /// Pulls an image to build on: manifest, config and layers, as an action's outputs.
@@ -73,10 +76,15 @@ pub fn push(
     on_item: &dyn Fn(&PushItem, &PushReceipt),
 ) -> Result<PushReceipt, BuildError> {
     let prefix: Repository = prefix.parse().map_err(|error| {
-        BuildError::Other(format!("--push {prefix}: {error}; expected REGISTRY/PREFIX, for example localhost:5000/aiot"))
+        BuildError::Other(format!(
+            "--push {prefix}: {error}; expected REGISTRY/PREFIX, for example localhost:5000/aiot"
+        ))
     })?;
     let client = client()?;
-    let options = PushOptions { overwrite_tag: true, ..PushOptions::default() };
+    let options = PushOptions {
+        overwrite_tag: true,
+        ..PushOptions::default()
+    };
     let mut sum = PushReceipt::default();
     for item in items {
         let to = prefix.join(&item.repository).map_err(BuildError::other)?;

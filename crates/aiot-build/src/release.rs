@@ -93,7 +93,9 @@ impl Alone {
         let path = paths.state.join("running");
         let file = std::fs::File::create(&path).map_err(io("create", &path))?;
         if file.try_lock().is_err() {
-            events(Event::Note("another release is running here; waiting for it".to_owned()));
+            events(Event::Note(
+                "another release is running here; waiting for it".to_owned(),
+            ));
             file.lock().map_err(io("lock", &path))?;
         }
         Ok(Alone { _file: file })
@@ -118,15 +120,25 @@ pub fn prepare(
     let plan = match plan::build(&workspace, &observation.facts, &lock, selection) {
         Ok(plan) => plan,
         Err(unlocked) => {
-            let wheels = unlocked.wheels.iter().map(|w| format!("wheel {} {} ({})", w.package, w.version, w.platform));
-            let closures = unlocked.closures.iter().map(|c| {
-                format!("Debian {} {} for {}", c.suite, c.architecture, c.roots.join(", "))
-            });
-            let missing: Vec<String> = wheels.chain(closures).map(|what| format!("aiot.lock has no {what}")).collect();
+            let wheels = unlocked
+                .wheels
+                .iter()
+                .map(|w| format!("wheel {} {} ({})", w.package, w.version, w.platform));
+            let closures = unlocked
+                .closures
+                .iter()
+                .map(|c| format!("Debian {} {} for {}", c.suite, c.architecture, c.roots.join(", ")));
+            let missing: Vec<String> = wheels
+                .chain(closures)
+                .map(|what| format!("aiot.lock has no {what}"))
+                .collect();
             let network = match (locked, network) {
                 (true, _) => return Err(BuildError::Locked(missing)),
                 (false, None) => {
-                    return Err(BuildError::Other(format!("--offline, but {}", missing.join("; "))));
+                    return Err(BuildError::Other(format!(
+                        "--offline, but {}",
+                        missing.join("; ")
+                    )));
                 }
                 (false, Some(network)) => network,
             };
@@ -139,7 +151,14 @@ pub fn prepare(
     };
     let store = Store::create(&paths.store()).map_err(BuildError::other)?;
     let cache = Cache::open(paths.actions(), store.clone())?;
-    Ok(Planned { workspace, lock, observation, plan, cache, store })
+    Ok(Planned {
+        workspace,
+        lock,
+        observation,
+        plan,
+        cache,
+        store,
+    })
 }
 
 /// Releases the whole workspace.
@@ -148,14 +167,19 @@ pub fn prepare(
 /// Everything that can go wrong, each with what to do; nothing committed is changed then.
 pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Report, BuildError> {
     let _alone = Alone::wait(paths, events)?;
-    let network = OnceLock::new();
-    let network = if options.offline { None } else { Some(&*network.get_or_init(Network::new)) };
-    let network = match network {
-        Some(Err(error)) => return Err(BuildError::Other(error.to_string())),
-        Some(Ok(network)) => Some(network),
-        None => None,
+    let network = if options.offline {
+        None
+    } else {
+        Some(Network::new()?)
     };
-    let planned = prepare(paths, &Selection::default(), options.locked || options.check, network, events)?;
+    let network = network.as_ref();
+    let planned = prepare(
+        paths,
+        &Selection::default(),
+        options.locked || options.check,
+        network,
+        events,
+    )?;
     if options.locked || options.check {
         refuse_stale(paths, &planned)?;
     }
@@ -193,12 +217,22 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
             &planned.store,
         )?;
         stale_files.extend(generated_files(&dir)?.into_iter().filter(|path| {
-            let relative = path.strip_prefix(&dir).unwrap_or(path).to_string_lossy().into_owned();
+            let relative = path
+                .strip_prefix(&dir)
+                .unwrap_or(path)
+                .to_string_lossy()
+                .into_owned();
             !files.contains_key(&relative)
         }));
         committed.extend(files.into_iter().map(|(path, bytes)| (dir.join(path), bytes)));
     }
-    let rows = manifests::rows(&planned.workspace, &planned.plan, &outcome, &measurements, &planned.store)?;
+    let rows = manifests::rows(
+        &planned.workspace,
+        &planned.plan,
+        &outcome,
+        &measurements,
+        &planned.store,
+    )?;
     let mut report = Report {
         rows,
         ran: outcome.ran.len(),
@@ -210,7 +244,10 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
     };
     let relative = |path: &PathBuf| path.strip_prefix(&paths.root).unwrap_or(path).to_owned();
     if options.check {
-        report.drift = drift(&committed, &stale_files).into_iter().map(|(p, text)| (relative(&p), text)).collect();
+        report.drift = drift(&committed, &stale_files)
+            .into_iter()
+            .map(|(p, text)| (relative(&p), text))
+            .collect();
         return Ok(report);
     }
     write_layout(paths, &planned, &outcome)?;
@@ -230,15 +267,20 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
 /// The library that evaluated the models on this machine.
 fn host_engine(planned: &Planned, outcome: &Outcome) -> Option<PathBuf> {
     let wanted = aiot_plan::tools::host_engine(&planned.observation.facts.host_architecture);
-    planned.plan.nodes.iter().zip(&outcome.outputs).find_map(|(node, outputs)| match &node.action {
-        aiot_plan::action::Action::FetchEngine { wheel }
-            if (&wheel.package, &wheel.platform) == (&wanted.package, &wanted.platform)
-                && wheel.version == wanted.version =>
-        {
-            Some(planned.store.path(&outputs["library"].digest))
-        }
-        _ => None,
-    })
+    planned
+        .plan
+        .nodes
+        .iter()
+        .zip(&outcome.outputs)
+        .find_map(|(node, outputs)| match &node.action {
+            aiot_plan::action::Action::FetchEngine { wheel }
+                if (&wheel.package, &wheel.platform) == (&wanted.package, &wanted.platform)
+                    && wheel.version == wanted.version =>
+            {
+                Some(planned.store.path(&outputs["library"].digest))
+            }
+            _ => None,
+        })
 }
 
 /// Runs the plan.
@@ -253,8 +295,14 @@ pub fn run(
     events: Sink<'_>,
 ) -> Result<Outcome, BuildError> {
     let statuses = plan::statuses(&planned.plan, &planned.cache);
-    let to_run = statuses.iter().filter(|status| !matches!(status, Status::Done(_))).count();
-    events(Event::Planned { total: statuses.len(), to_run });
+    let to_run = statuses
+        .iter()
+        .filter(|status| !matches!(status, Status::Done(_)))
+        .count();
+    events(Event::Planned {
+        total: statuses.len(),
+        to_run,
+    });
     for note in &planned.plan.notes {
         events(Event::Note(note.clone()));
     }
@@ -298,10 +346,16 @@ fn refuse_stale(paths: &Paths, planned: &Planned) -> Result<(), BuildError> {
     let old = std::fs::read_to_string(paths.lock()).unwrap_or_default();
     let mut lock = planned.lock.clone();
     lock.rustc = Some(planned.observation.facts.rustc.clone());
-    lock.model = locked_models(&planned.workspace, |name| planned.observation.record_files.get(name).copied());
+    lock.model = locked_models(&planned.workspace, |name| {
+        planned.observation.record_files.get(name).copied()
+    });
     prune(&mut lock, planned);
     reasons.extend(lockfile::difference(&old, &lock.render()));
-    if reasons.is_empty() { Ok(()) } else { Err(BuildError::Locked(reasons)) }
+    if reasons.is_empty() {
+        Ok(())
+    } else {
+        Err(BuildError::Locked(reasons))
+    }
 }
 
 fn locked_models(
@@ -314,7 +368,14 @@ fn locked_models(
         .map(|model| {
             let (calibration, measured) = records(&model.name).unwrap_or_default();
             let calibration = calibration.filter(|_| model.needs_calibration(workspace));
-            (model.name.clone(), LockedModel { source: model.digest, calibration, measured })
+            (
+                model.name.clone(),
+                LockedModel {
+                    source: model.digest,
+                    calibration,
+                    measured,
+                },
+            )
         })
         .collect()
 }
@@ -332,20 +393,35 @@ fn prune(lock: &mut Lock, planned: &Planned) {
     }
     lock.debian.retain(|closure| closures.contains(&&closure.package));
     let architecture = std::env::consts::ARCH;
-    let tools: Vec<_> = tools::zig_wheels(architecture).into_iter().chain([tools::host_engine(architecture)]).collect();
+    let tools: Vec<_> = tools::zig_wheels(architecture)
+        .into_iter()
+        .chain([tools::host_engine(architecture)])
+        .collect();
     let is_tool = |wheel: &aiot_plan::lock::LockedWheel| {
-        tools.iter().any(|tool| (&tool.package, &tool.version) == (&wheel.package, &wheel.version))
+        tools
+            .iter()
+            .any(|tool| (&tool.package, &tool.version) == (&wheel.package, &wheel.version))
     };
-    lock.wheel.retain(|wheel| wheels.contains(&wheel) || is_tool(wheel));
+    lock.wheel
+        .retain(|wheel| wheels.contains(&wheel) || is_tool(wheel));
 }
 
 fn final_lock(paths: &Paths, planned: &Planned, records: &BTreeMap<PathBuf, Vec<u8>>) -> Lock {
     let mut lock = planned.lock.clone();
     lock.rustc = Some(planned.observation.facts.rustc.clone());
     lock.model = locked_models(&planned.workspace, |name| {
-        let (calibration, measured) = planned.observation.record_files.get(name).copied().unwrap_or_default();
+        let (calibration, measured) = planned
+            .observation
+            .record_files
+            .get(name)
+            .copied()
+            .unwrap_or_default();
         let dir = crate::observe::record_dir(paths, name);
-        let new = |file: &str| records.get(&dir.join(file)).map(|bytes| aiot_oci::Digest::of(bytes));
+        let new = |file: &str| {
+            records
+                .get(&dir.join(file))
+                .map(|bytes| aiot_oci::Digest::of(bytes))
+        };
         Some((
             new(aiot_plan::records::CALIBRATION_FILE).or(calibration),
             new(aiot_plan::records::MEASURED_FILE).or(measured),
@@ -365,14 +441,21 @@ fn judge(workspace: &Workspace, plan: &Plan, measurements: &Measurements) -> Res
         let (model, target) = (&workspace.models[name], &workspace.targets[target]);
         let precision = model.precision_on(target);
         let value = |precision: Precision| {
-            measurements.effective.get(&(name.clone(), precision)).map_or(f64::NAN, |measured| measured.value)
+            measurements
+                .effective
+                .get(&(name.clone(), precision))
+                .map_or(f64::NAN, |measured| measured.value)
         };
         let (float, shipped) = (value(Precision::Float32), value(precision));
         let bounds = &model.targets[&target.name];
         let drop = model.metric.drop(float, shipped);
         let mut problems = Vec::new();
         if !model.metric.reaches(shipped, bounds.at_least) {
-            problems.push(format!("{} is beyond the bound {}", number(shipped), number(bounds.at_least)));
+            problems.push(format!(
+                "{} is beyond the bound {}",
+                number(shipped),
+                number(bounds.at_least)
+            ));
         }
         if drop > bounds.max_drop || drop.is_nan() {
             problems.push(format!(
@@ -393,7 +476,11 @@ fn judge(workspace: &Workspace, plan: &Plan, measurements: &Measurements) -> Res
             ));
         }
     }
-    if refused.is_empty() { Ok(()) } else { Err(BuildError::Acceptance(refused)) }
+    if refused.is_empty() {
+        Ok(())
+    } else {
+        Err(BuildError::Acceptance(refused))
+    }
 }
 
 fn number(value: f64) -> String {
@@ -405,7 +492,10 @@ fn named(planned: &Planned, outcome: &Outcome) -> Vec<(String, Descriptor)> {
     let mut entries = Vec::new();
     for (model, &node) in &planned.plan.indexes {
         let version = &planned.workspace.models[model].version;
-        entries.push((format!("{model}-{version}"), descriptor(&outcome.outputs[node]["index"])));
+        entries.push((
+            format!("{model}-{version}"),
+            descriptor(&outcome.outputs[node]["index"]),
+        ));
     }
     for ((model, target), &node) in &planned.plan.images {
         let mut image = descriptor(&outcome.outputs[node]["manifest"]);
@@ -417,7 +507,8 @@ fn named(planned: &Planned, outcome: &Outcome) -> Vec<(String, Descriptor)> {
 }
 
 fn write_layout(paths: &Paths, planned: &Planned, outcome: &Outcome) -> Result<(), BuildError> {
-    aiot_oci::write_layout(&paths.images(), &planned.store, &named(planned, outcome)).map_err(BuildError::other)?;
+    aiot_oci::write_layout(&paths.images(), &planned.store, &named(planned, outcome))
+        .map_err(BuildError::other)?;
     Ok(())
 }
 
@@ -462,7 +553,8 @@ fn generated_files(dir: &std::path::Path) -> Result<Vec<PathBuf>, BuildError> {
     }
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
-        let entry = entry.map_err(|error| BuildError::Other(format!("cannot list {}: {error}", dir.display())))?;
+        let entry =
+            entry.map_err(|error| BuildError::Other(format!("cannot list {}: {error}", dir.display())))?;
         if entry.file_type().is_file() {
             files.push(entry.into_path());
         }
@@ -477,9 +569,16 @@ fn drift(committed: &BTreeMap<PathBuf, Vec<u8>>, stale_files: &[PathBuf]) -> Vec
         if old != *bytes {
             let (old, new) = (String::from_utf8_lossy(&old), String::from_utf8_lossy(bytes));
             let diff = similar::TextDiff::from_lines(old.as_ref(), new.as_ref());
-            drift.push((path.clone(), diff.unified_diff().header("committed", "released").to_string()));
+            drift.push((
+                path.clone(),
+                diff.unified_diff().header("committed", "released").to_string(),
+            ));
         }
     }
-    drift.extend(stale_files.iter().map(|path| (path.clone(), "no longer generated\n".to_owned())));
+    drift.extend(
+        stale_files
+            .iter()
+            .map(|path| (path.clone(), "no longer generated\n".to_owned())),
+    );
     drift
 }

@@ -24,7 +24,12 @@ pub enum Pinned {
 ///
 /// # Errors
 /// When an index cannot be reached; the lock then stays as it is.
-pub fn lock(paths: &Paths, pinned: Pinned, network: &Network, events: Sink<'_>) -> Result<Vec<String>, BuildError> {
+pub fn lock(
+    paths: &Paths,
+    pinned: Pinned,
+    network: &Network,
+    events: Sink<'_>,
+) -> Result<Vec<String>, BuildError> {
     let _alone = Alone::wait(paths, events)?;
     let old = lockfile::read(paths)?;
     let mut emptied = old.clone();
@@ -42,7 +47,12 @@ pub fn lock(paths: &Paths, pinned: Pinned, network: &Network, events: Sink<'_>) 
     for closure in &new.debian {
         let before = old.debian.iter().find(|known| {
             (&known.suite, &known.architecture, &known.roots, &known.exclude)
-                == (&closure.suite, &closure.architecture, &closure.roots, &closure.exclude)
+                == (
+                    &closure.suite,
+                    &closure.architecture,
+                    &closure.roots,
+                    &closure.exclude,
+                )
         });
         let none = Vec::new();
         let before = before.map_or(&none, |known| &known.package);
@@ -54,7 +64,10 @@ pub fn lock(paths: &Paths, pinned: Pinned, network: &Network, events: Sink<'_>) 
         let before = old.wheel(&wheel.package, &wheel.platform);
         if before != Some(wheel) {
             let was = before.map_or("none".to_owned(), |before| before.filename.clone());
-            changes.push(format!("{} {}: {was} -> {}", wheel.package, wheel.platform, wheel.filename));
+            changes.push(format!(
+                "{} {}: {was} -> {}",
+                wheel.package, wheel.platform, wheel.filename
+            ));
         }
     }
     Ok(changes)
@@ -70,7 +83,10 @@ pub fn forget_records(paths: &Paths, models: &[String]) -> Result<Vec<String>, B
     let names: Vec<_> = if models.is_empty() {
         workspace.models.keys().cloned().collect()
     } else {
-        models.iter().map(|name| find_model(&workspace, name).map(|model| model.name.clone())).collect::<Result<_, _>>()?
+        models
+            .iter()
+            .map(|name| find_model(&workspace, name).map(|model| model.name.clone()))
+            .collect::<Result<_, _>>()?
     };
     let mut removed = Vec::new();
     for name in names {

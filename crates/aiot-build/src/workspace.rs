@@ -31,14 +31,26 @@ pub fn read_texts(paths: &Paths) -> Result<Texts, BuildError> {
         })?;
         String::from_utf8(bytes).map_err(|_| BuildError::Other(format!("{name} is not UTF-8 text")))
     };
-    let mut texts = Texts { models: text("models.toml")?, targets: text("targets.toml")?, ..Texts::default() };
+    let mut texts = Texts {
+        models: text("models.toml")?,
+        targets: text("targets.toml")?,
+        ..Texts::default()
+    };
     for name in names(&paths.root.join("deployments"))? {
         if let Some(environment) = name.strip_suffix(".toml") {
-            texts.environments.insert(environment.to_owned(), text(&format!("deployments/{name}"))?);
+            texts
+                .environments
+                .insert(environment.to_owned(), text(&format!("deployments/{name}"))?);
         }
     }
     for name in names(&paths.root.join("modules"))? {
-        if paths.root.join("modules").join(&name).join("src/main.rs").is_file() {
+        if paths
+            .root
+            .join("modules")
+            .join(&name)
+            .join("src/main.rs")
+            .is_file()
+        {
             texts.modules.push(name);
         }
     }
@@ -53,7 +65,13 @@ fn names(dir: &Path) -> Result<Vec<String>, BuildError> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        names.push(entry.map_err(io("list", dir))?.file_name().to_string_lossy().into_owned());
+        names.push(
+            entry
+                .map_err(io("list", dir))?
+                .file_name()
+                .to_string_lossy()
+                .into_owned(),
+        );
     }
     names.sort();
     Ok(names)
@@ -75,7 +93,11 @@ pub fn check(paths: &Paths, files: &mut FileIndex) -> Result<Workspace, BuildErr
     check_conditions(&workspace, &mut errors);
     errors.extend(compatibility::check(&workspace, &facts));
     files.save()?;
-    if errors.is_empty() { Ok(workspace) } else { Err(BuildError::Config(errors)) }
+    if errors.is_empty() {
+        Ok(workspace)
+    } else {
+        Err(BuildError::Config(errors))
+    }
 }
 
 /// The files of one model: there, the declared ones, and what is in them.
@@ -90,7 +112,9 @@ fn check_model(
         (Some(&model.evaluation_path), Some(&model.sites.evaluation)),
         (model.calibration_path.as_ref(), model.sites.calibration.as_ref()),
     ] {
-        let (Some(path), Some(site)) = (path, site) else { continue };
+        let (Some(path), Some(site)) = (path, site) else {
+            continue;
+        };
         if !paths.file(path).join("labels.csv").is_file() {
             errors.push(
                 ConfigError::new(
@@ -107,7 +131,12 @@ fn check_model(
         && let Err(reason) = read_labels(paths, path)
     {
         let message = format!("model `{}`: the labels cannot be used", model.name);
-        errors.push(ConfigError::new("files::labels", site.clone(), message, reason.to_string()));
+        errors.push(ConfigError::new(
+            "files::labels",
+            site.clone(),
+            message,
+            reason.to_string(),
+        ));
     }
     let path = paths.file(&model.path);
     let Ok(metadata) = std::fs::metadata(&path) else {
@@ -132,10 +161,18 @@ fn check_model(
         );
     }
     let problem = |message: String| {
-        ConfigError::new("files::onnx", model.sites.path.clone(), format!("model `{}` cannot be used", model.name), message)
+        ConfigError::new(
+            "files::onnx",
+            model.sites.path.clone(),
+            format!("model `{}` cannot be used", model.name),
+            message,
+        )
     };
     if metadata.len() > MODEL_LIMIT_BYTES {
-        errors.push(problem(format!("{} bytes: larger than an ONNX file can be", metadata.len())));
+        errors.push(problem(format!(
+            "{} bytes: larger than an ONNX file can be",
+            metadata.len()
+        )));
         return Ok(None);
     }
     let graph = match graph_facts(paths, &path, digest) {
@@ -149,10 +186,16 @@ fn check_model(
     let mut engine_problems = BTreeMap::new();
     for target in model.targets.keys().map(|name| &workspace.targets[name]) {
         let minor = aiot_plan::resolve::parse_version(&target.engine.version).map_or(0, |numbers| numbers[1]);
-        let list = aiot_onnx::problems(&graph, minor).iter().map(ToString::to_string).collect();
+        let list = aiot_onnx::problems(&graph, minor)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         engine_problems.insert(target.engine.version.clone(), list);
     }
-    Ok(Some(ModelFacts { size_bytes: metadata.len(), engine_problems }))
+    Ok(Some(ModelFacts {
+        size_bytes: metadata.len(),
+        engine_problems,
+    }))
 }
 
 enum GraphError {
@@ -161,10 +204,17 @@ enum GraphError {
 }
 
 /// What a graph needs, remembered by the file's digest: a check has 100 ms for hundreds of models.
-fn graph_facts(paths: &Paths, path: &Path, digest: aiot_oci::Digest) -> Result<aiot_onnx::ModelFacts, GraphError> {
+fn graph_facts(
+    paths: &Paths,
+    path: &Path,
+    digest: aiot_oci::Digest,
+) -> Result<aiot_onnx::ModelFacts, GraphError> {
     let folder = paths.state.join("graphs").join(&env!("CODE_aiot_onnx")[..16]);
     let memory = folder.join(digest.hex());
-    if let Some(facts) = std::fs::read(&memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+    if let Some(facts) = std::fs::read(&memory)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+    {
         return Ok(facts);
     }
     let bytes = std::fs::read(path).map_err(|error| GraphError::Build(io("read", path)(error)))?;
@@ -199,7 +249,10 @@ pub fn parse_labels(bytes: &[u8]) -> Result<Vec<String>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
     let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     if labels.is_empty() || labels.len() > LABEL_LIMIT {
-        return Err(format!("{} labels: expected 1 to {LABEL_LIMIT}, one a line", labels.len()));
+        return Err(format!(
+            "{} labels: expected 1 to {LABEL_LIMIT}, one a line",
+            labels.len()
+        ));
     }
     let mut seen = std::collections::BTreeSet::new();
     for (index, label) in labels.iter().enumerate() {
@@ -247,13 +300,15 @@ fn check_conditions(workspace: &Workspace, errors: &mut Vec<ConfigError>) {
 /// # Errors
 /// With the names that there are.
 pub fn find_model<'a>(workspace: &'a Workspace, name: &str) -> Result<&'a Model, BuildError> {
-    ModelName::new(name).and_then(|name| workspace.models.get(&name)).ok_or_else(|| {
-        let known = workspace.models.keys().map(ModelName::as_str);
-        BuildError::Other(format!(
-            "there is no model `{name}`: {}",
-            aiot_plan::diagnose::suggest("models.toml", name, known)
-        ))
-    })
+    ModelName::new(name)
+        .and_then(|name| workspace.models.get(&name))
+        .ok_or_else(|| {
+            let known = workspace.models.keys().map(ModelName::as_str);
+            BuildError::Other(format!(
+                "there is no model `{name}`: {}",
+                aiot_plan::diagnose::suggest("models.toml", name, known)
+            ))
+        })
 }
 
 /// A target of the workspace by name.
@@ -261,11 +316,13 @@ pub fn find_model<'a>(workspace: &'a Workspace, name: &str) -> Result<&'a Model,
 /// # Errors
 /// With the names that there are.
 pub fn find_target<'a>(workspace: &'a Workspace, name: &str) -> Result<&'a aiot_plan::Target, BuildError> {
-    aiot_plan::TargetName::new(name).and_then(|name| workspace.targets.get(&name)).ok_or_else(|| {
-        let known = workspace.targets.keys().map(aiot_plan::TargetName::as_str);
-        BuildError::Other(format!(
-            "there is no target `{name}`: {}",
-            aiot_plan::diagnose::suggest("targets.toml", name, known)
-        ))
-    })
+    aiot_plan::TargetName::new(name)
+        .and_then(|name| workspace.targets.get(&name))
+        .ok_or_else(|| {
+            let known = workspace.targets.keys().map(aiot_plan::TargetName::as_str);
+            BuildError::Other(format!(
+                "there is no target `{name}`: {}",
+                aiot_plan::diagnose::suggest("targets.toml", name, known)
+            ))
+        })
 }

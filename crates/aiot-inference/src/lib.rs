@@ -7,13 +7,12 @@
 //! file --preprocess--> Tensor [1, …] --engine (ONNX Runtime)--> outputs --postprocess--> Outcome, Prediction
 //! ```
 //!
-//! [`Model`] is the four together. The build host uses it through [`evaluate()`], [`observe_ranges`] and
-//! [`golden::record`], the device through [`Model::predict_bytes`] and [`golden::replay`].
+//! [`Model`] is the four together. The build host uses it through [`evaluate()`] and [`golden::record`], the device
+//! through [`Model::predict_bytes`] and [`golden::replay`]. The quantizer runs graphs of any form ([`engine::Graph`]).
 //!
 //! Everything here is synchronous and without network; batch size is 1. Reads are bounded (see [`limits`]), hostile
 //! inputs give errors, never panics. What it does not do: train, quantize, or read a camera.
 
-pub mod calibrate;
 pub mod dataset;
 pub mod engine;
 pub mod evaluate;
@@ -25,7 +24,6 @@ pub mod postprocess;
 pub mod preprocess;
 mod tensor;
 
-pub use calibrate::{CalibrateError, observe_ranges};
 pub use dataset::{Dataset, DatasetError, Sample};
 pub use engine::{Engine, EngineError, ExecutionProvider, SessionOptions};
 pub use evaluate::{EvaluateError, Evaluation, evaluate};

@@ -204,7 +204,7 @@ pub(crate) fn extremes(values: &[f32]) -> Option<Range> {
             low[lane] = if value < low[lane] { value } else { low[lane] };
             high[lane] = if value > high[lane] { value } else { high[lane] };
             // 0 for numbers, NaN for the rest.
-            odd[lane] += value - value;
+            odd[lane] += value * 0.0;
         }
     }
     let (mut min, mut max, mut sum) = (first, first, 0.0);
@@ -216,7 +216,7 @@ pub(crate) fn extremes(values: &[f32]) -> Option<Range> {
     for &value in rest {
         min = if value < min { value } else { min };
         max = if value > max { value } else { max };
-        sum += value - value;
+        sum += value * 0.0;
     }
     match sum.is_nan() {
         true => Some(Range {

@@ -113,7 +113,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_digest() {
-        for text in ["", "sha256:", "sha512:00", "e3b0", &format!("sha256:{}", "G".repeat(64)), &format!("sha256:{}", "A".repeat(64))] {
+        for text in [
+            "",
+            "sha256:",
+            "sha512:00",
+            "e3b0",
+            &format!("sha256:{}", "G".repeat(64)),
+            &format!("sha256:{}", "A".repeat(64)),
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

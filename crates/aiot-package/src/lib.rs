@@ -320,7 +320,10 @@ pub struct Tolerance {
 
 impl Tolerance {
     /// The same bits.
-    pub const EXACT: Tolerance = Tolerance { absolute: 0.0, relative: 0.0 };
+    pub const EXACT: Tolerance = Tolerance {
+        absolute: 0.0,
+        relative: 0.0,
+    };
 
     /// Whether `got` is close enough to `expected`. NaN never is, except to itself bit for bit.
     pub fn accepts(self, expected: f32, got: f32) -> bool {

@@ -428,6 +428,51 @@ pub struct SystemDeclaration {
 pub struct RingDeclaration {
     /// Short name.
     pub name: Spanned<String>,
-    /// Twin-tag condition; none = all devices.
+    /// Twin-tag condition. Without condition, devices and percent: all devices.
     pub condition: Option<Spanned<String>>,
+    /// Devices by id.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// Share of the fleet, 0 to 100.
+    pub percent: Option<Spanned<u8>>,
+    /// Hours that a release stays in this ring.
+    pub soak_hours: Option<u32>,
+    /// Devices that must have reported before a release goes on, `3` or `"50 %"`.
+    pub minimum_reported: Option<Spanned<toml::Value>>,
+    /// Devices that may be in trouble.
+    #[serde(default)]
+    pub at_most: ThresholdsDeclaration,
+    /// Whether a person must agree.
+    #[serde(default)]
+    pub approval: bool,
+    /// When nothing is rolled out to this ring.
+    pub quiet_hours: Option<QuietHoursDeclaration>,
+}
+
+/// `[ring.at-most]`: a number of devices, `3`, or a share of them, `"5 %"`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ThresholdsDeclaration {
+    /// A module ended, or the agent could not apply the release.
+    pub failed: Option<Spanned<toml::Value>>,
+    /// A health check fails.
+    pub unhealthy: Option<Spanned<toml::Value>>,
+    /// A model does not compute what it should.
+    pub self_check_failed: Option<Spanned<toml::Value>>,
+    /// Inputs are unlike the training data.
+    pub drifting: Option<Spanned<toml::Value>>,
+    /// Not heard of.
+    pub silent: Option<Spanned<toml::Value>>,
+}
+
+/// `quiet-hours = { from = "06:00", to = "22:00", time-zone = "Europe/Berlin" }`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct QuietHoursDeclaration {
+    /// First minute, local time.
+    pub from: Spanned<String>,
+    /// First minute after.
+    pub to: Spanned<String>,
+    /// Name in the time zone database.
+    pub time_zone: Spanned<String>,
 }

@@ -298,15 +298,39 @@ impl Environment {
     }
 }
 
-/// One ring of a roll-out.
+/// One ring of a roll-out. What is not declared is left to the roll-out's defaults.
 #[derive(Clone, Debug)]
 pub struct Ring {
     /// Short name.
     pub name: String,
-    /// Twin-tag condition; none = all devices.
+    /// Twin-tag condition. Without condition, devices and percent: all devices.
     pub condition: Option<String>,
+    /// Devices by id.
+    pub devices: Vec<String>,
+    /// Share of the fleet, 0 to 100.
+    pub percent: Option<u8>,
+    /// Hours that a release stays in this ring.
+    pub soak_hours: Option<u32>,
+    /// Devices that must have reported before a release goes on.
+    pub minimum_reported: Option<Amount>,
+    /// Devices that may be in trouble, by kind of trouble: `failed`, `unhealthy`, `self-check-failed`, `drifting`,
+    /// `silent`.
+    pub at_most: BTreeMap<&'static str, Amount>,
+    /// Whether a person must agree.
+    pub approval: bool,
+    /// From, to and time zone of the hours in which nothing is rolled out to this ring.
+    pub quiet_hours: Option<[String; 3]>,
     /// Its place.
     pub site: Site,
+}
+
+/// A number of devices, or a share of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// Devices.
+    Count(u32),
+    /// Percent, 0 to 100.
+    Percent(u8),
 }
 
 impl Model {

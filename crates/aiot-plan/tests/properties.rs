@@ -4,7 +4,7 @@ mod common;
 
 use aiot_package::{Digest, Golden, GoldenCase, Metric, Precision, Tolerance};
 use aiot_plan::lock::{LOCK_VERSION, Lock, LockedClosure, LockedModel, LockedPackage, LockedWheel};
-use aiot_plan::records::{Calibration, Measured, MeasuredFile, render_measured, Tried};
+use aiot_plan::records::{Calibration, Measured, MeasuredFile, Tried, render_measured};
 use aiot_plan::{ModelName, Texts, resolve};
 use common::{ENVIRONMENT, MODELS, TARGETS, texts};
 use proptest::prelude::*;

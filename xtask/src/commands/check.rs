@@ -12,7 +12,9 @@ pub fn run(paths: &Paths, format: Format) -> Result<u8, BuildError> {
     let (models, targets) = (workspace.models.len(), workspace.targets.len());
     let (images, environments) = (workspace.pairs().count(), workspace.environments.len());
     match format {
-        Format::Text => println!("{models} models, {targets} targets, {images} images, {environments} environments: good"),
+        Format::Text => {
+            println!("{models} models, {targets} targets, {images} images, {environments} environments: good")
+        }
         Format::Json => println!(
             "{}",
             serde_json::json!({ "models": models, "targets": targets, "images": images, "environments": environments })

@@ -27,7 +27,11 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
     let progress = Progress::new();
     let events = |event| progress.show(event);
     let _alone = Alone::wait(paths, &events)?;
-    let selection = super::plan::selection(paths, &[arguments.model.clone()], &[arguments.target.clone()])?;
+    let selection = super::plan::selection(
+        paths,
+        std::slice::from_ref(&arguments.model),
+        std::slice::from_ref(&arguments.target),
+    )?;
     let network = super::network(arguments.offline)?;
     let planned = prepare(paths, &selection, false, network.as_ref(), &events)?;
     progress.finish();
@@ -61,12 +65,18 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             Status::Done(record) => {
                 println!("    key: {}", record.key);
                 for (name, output) in &record.outputs {
-                    println!("    → {name}: {} ({})", output.digest, crate::output::bytes(output.size_bytes));
+                    println!(
+                        "    → {name}: {} ({})",
+                        output.digest,
+                        crate::output::bytes(output.size_bytes)
+                    );
                 }
             }
             Status::Run { key, reasons } => {
                 println!("    key: {key}");
-                reasons.iter().for_each(|reason| println!("    must run: {reason}"));
+                reasons
+                    .iter()
+                    .for_each(|reason| println!("    must run: {reason}"));
             }
             Status::Waiting { reasons } => reasons.iter().for_each(|reason| println!("    waits: {reason}")),
         }
@@ -80,10 +90,15 @@ fn chain(plan: &Plan, image: usize) -> BTreeSet<usize> {
     let mut stack = vec![image];
     while let Some(node) = stack.pop() {
         if chain.insert(node) {
-            stack.extend(plan.nodes[node].inputs.values().filter_map(|source| match source {
-                Source::Output { node, .. } => Some(*node),
-                Source::Given(_) => None,
-            }));
+            stack.extend(
+                plan.nodes[node]
+                    .inputs
+                    .values()
+                    .filter_map(|source| match source {
+                        Source::Output { node, .. } => Some(*node),
+                        Source::Given(_) => None,
+                    }),
+            );
         }
     }
     chain

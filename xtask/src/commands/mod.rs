@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod diff;
 pub mod explain;
 pub mod inspect;
 pub mod plan;
@@ -15,10 +16,16 @@ use aiot_build::network::Network;
 
 /// The network, unless it is off limits.
 pub fn network(offline: bool) -> Result<Option<Network>, BuildError> {
-    if offline { Ok(None) } else { Network::new().map(Some) }
+    if offline {
+        Ok(None)
+    } else {
+        Network::new().map(Some)
+    }
 }
 
 /// Threads to use: as asked, else one per core.
 pub fn jobs(asked: Option<usize>) -> usize {
-    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 256)
+    asked
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        .clamp(1, 256)
 }

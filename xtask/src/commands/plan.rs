@@ -34,12 +34,19 @@ pub fn selection(paths: &Paths, models: &[String], targets: &[String]) -> Result
     }
     let mut files = aiot_build::observe::FileIndex::open(paths);
     let workspace = aiot_build::workspace::check(paths, &mut files)?;
-    let mut selection = Selection { models: BTreeSet::new(), targets: BTreeSet::new() };
+    let mut selection = Selection {
+        models: BTreeSet::new(),
+        targets: BTreeSet::new(),
+    };
     for name in models {
-        selection.models.insert(aiot_build::workspace::find_model(&workspace, name)?.name.clone());
+        selection
+            .models
+            .insert(aiot_build::workspace::find_model(&workspace, name)?.name.clone());
     }
     for name in targets {
-        selection.targets.insert(aiot_build::workspace::find_target(&workspace, name)?.name.clone());
+        selection
+            .targets
+            .insert(aiot_build::workspace::find_target(&workspace, name)?.name.clone());
     }
     Ok(selection)
 }
@@ -78,6 +85,10 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             println!("{state}  {}: {}", node.id, reasons.join(", "));
         }
     }
-    println!("{} actions, {done} done, {} to run or to look at", statuses.len(), statuses.len() - done);
+    println!(
+        "{} actions, {done} done, {} to run or to look at",
+        statuses.len(),
+        statuses.len() - done
+    );
     Ok(crate::EXIT_OK)
 }

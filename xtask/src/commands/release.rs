@@ -53,7 +53,11 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
     if report.drift.is_empty() {
         return Ok(crate::EXIT_OK);
     }
-    let names: Vec<String> = report.drift.iter().map(|(path, _)| path.display().to_string()).collect();
+    let names: Vec<String> = report
+        .drift
+        .iter()
+        .map(|(path, _)| path.display().to_string())
+        .collect();
     eprintln!("error: {}", BuildError::Drift(names));
     Ok(crate::EXIT_DRIFT)
 }
@@ -74,7 +78,9 @@ fn rebuilt(reasons: &[String]) -> String {
     const SHOWN: usize = 2;
     match reasons {
         [] => "nothing".to_owned(),
-        all if all.iter().all(|reason| reason.ends_with(": not built before")) => "all: not built before".to_owned(),
+        all if all.iter().all(|reason| reason.ends_with(": not built before")) => {
+            "all: not built before".to_owned()
+        }
         some if some.len() <= SHOWN => some.join("; "),
         many => format!("{}; and {} more", many[..SHOWN].join("; "), many.len() - SHOWN),
     }
@@ -98,9 +104,26 @@ fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
         .collect();
     if report.ran == 0 {
         let short: Vec<Vec<String>> = rows.into_iter().map(|row| row[..6].to_vec()).collect();
-        print!("{}", table(&["model", "target", "as", "size>", "image", "quality"], &short));
+        print!(
+            "{}",
+            table(&["model", "target", "as", "size>", "image", "quality"], &short)
+        );
     } else {
-        print!("{}", table(&["model", "target", "as", "size>", "image", "quality", "rebuilt, and why"], &rows));
+        print!(
+            "{}",
+            table(
+                &[
+                    "model",
+                    "target",
+                    "as",
+                    "size>",
+                    "image",
+                    "quality",
+                    "rebuilt, and why"
+                ],
+                &rows
+            )
+        );
     }
     for (path, text) in &report.drift {
         println!("\n{}:\n{text}", path.display());
@@ -119,7 +142,9 @@ fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
     }
     if !arguments.check {
         let images = paths.images();
-        let shown = images.strip_prefix(&paths.root).unwrap_or(Path::new("dist/images"));
+        let shown = images
+            .strip_prefix(&paths.root)
+            .unwrap_or(Path::new("dist/images"));
         println!("images in {}", shown.display());
     }
     if report.ran == 0 && report.written.is_empty() && report.drift.is_empty() {

@@ -16,8 +16,15 @@ use crate::lockfile::mirror;
 
 /// What every program and engine of an image may ask for: C and C++ runtime, and glibc's stubs that older binaries
 /// name. The loader itself is always there.
-const RUNTIME_LIBRARIES: [&str; 7] =
-    ["libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1", "libstdc++.so.6"];
+const RUNTIME_LIBRARIES: [&str; 7] = [
+    "libc.so.6",
+    "libm.so.6",
+    "libdl.so.2",
+    "libpthread.so.0",
+    "librt.so.1",
+    "libgcc_s.so.1",
+    "libstdc++.so.6",
+];
 
 /// Empty folders of an image.
 const FOLDERS: [(&str, DirectoryMode); 7] = [
@@ -55,31 +62,43 @@ impl Task<'_> {
         packages: &[LockedPackage],
         engine_library: Option<&str>,
     ) -> Result<BTreeMap<String, Output>, BuildError> {
-        let architecture = architecture_word.parse().map_err(|error: String| self.fail(error))?;
+        let architecture = architecture_word
+            .parse()
+            .map_err(|error: String| self.fail(error))?;
         let tree = self.unpack(packages)?;
         let runtime: Vec<String> = RUNTIME_LIBRARIES.map(str::to_owned).to_vec();
-        let files = aiot_debian::runtime_files(&tree, architecture, &runtime).map_err(|error| self.fail(error))?;
+        let files =
+            aiot_debian::runtime_files(&tree, architecture, &runtime).map_err(|error| self.fail(error))?;
         let mut layer = LayerBuilder::new();
         for (path, mode) in FOLDERS {
             layer.directory(path, mode).map_err(|error| self.fail(error))?;
         }
         for (path, content) in [("etc/passwd", PASSWD), ("etc/group", GROUP)] {
             let source = FileSource::Bytes(content.as_bytes().to_vec());
-            layer.file(path, source, FileMode::Plain).map_err(|error| self.fail(error))?;
+            layer
+                .file(path, source, FileMode::Plain)
+                .map_err(|error| self.fail(error))?;
         }
         self.add_files(&mut layer, &files)?;
-        let built = layer.build(self.context.store, Compression::Gzip).map_err(|error| self.fail(error))?;
+        let built = layer
+            .build(self.context.store, Compression::Gzip)
+            .map_err(|error| self.fail(error))?;
         let mut outputs = self.one("layer", layer_output(&built));
         if let Some(library) = engine_library {
             let mut roots = runtime;
             roots.push(library.to_owned());
-            let all = aiot_debian::runtime_files(&tree, architecture, &roots).map_err(|error| self.fail(error))?;
+            let all =
+                aiot_debian::runtime_files(&tree, architecture, &roots).map_err(|error| self.fail(error))?;
             let known: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-            let engine: Vec<RuntimeFile> =
-                all.into_iter().filter(|file| !known.contains(file.path.as_str())).collect();
+            let engine: Vec<RuntimeFile> = all
+                .into_iter()
+                .filter(|file| !known.contains(file.path.as_str()))
+                .collect();
             let mut layer = LayerBuilder::new();
             self.add_files(&mut layer, &engine)?;
-            let built = layer.build(self.context.store, Compression::Gzip).map_err(|error| self.fail(error))?;
+            let built = layer
+                .build(self.context.store, Compression::Gzip)
+                .map_err(|error| self.fail(error))?;
             outputs.insert("engine-layer".to_owned(), layer_output(&built));
         }
         Ok(outputs)
@@ -107,24 +126,35 @@ impl Task<'_> {
             Some(_) => mirror(self.context.workspace).ok(),
             None => None,
         };
-        let snapshot =
-            self.context.workspace.environments.values().find_map(|environment| environment.debian_snapshot.as_deref());
+        let snapshot = self
+            .context
+            .workspace
+            .environments
+            .values()
+            .find_map(|environment| environment.debian_snapshot.as_deref());
         let store = PackageStore(self.context.store);
         let sources = PackageSources {
             store: &store,
-            fetch: self.context.network.map(|network| network as &dyn aiot_debian::Fetch),
+            fetch: self
+                .context
+                .network
+                .map(|network| network as &dyn aiot_debian::Fetch),
             mirror: mirror.as_ref().map(|mirror| mirror.url.as_str()),
             snapshot,
         };
         for package in packages {
             let fetched = aiot_debian::fetch_package(package, &sources).map_err(|error| {
                 // Without a mirror that is what the user must hear.
-                match (self.context.network, crate::lockfile::mirror(self.context.workspace)) {
+                match (
+                    self.context.network,
+                    crate::lockfile::mirror(self.context.workspace),
+                ) {
                     (Some(_), Err(no_mirror)) => self.fail(format!("{error}\n{no_mirror}")),
                     _ => self.fail(error),
                 }
             })?;
-            tree.add_package(package, &fetched.bytes).map_err(|error| self.fail(error))?;
+            tree.add_package(package, &fetched.bytes)
+                .map_err(|error| self.fail(error))?;
         }
         Ok(tree)
     }
@@ -156,4 +186,3 @@ impl aiot_debian::Store for PackageStore<'_> {
         self.0.put_bytes(bytes).map(|_| ()).map_err(std::io::Error::other)
     }
 }
-

@@ -27,7 +27,11 @@ impl Task<'_> {
     ) -> Result<BTreeMap<String, Output>, BuildError> {
         let linker = self.linker(triple, builder, module)?;
         // cargo takes all cores and one target folder: two at once would only wait for each other.
-        let _alone = self.context.compiling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = self
+            .context
+            .compiling
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let sources = &self.context.observation.modules[module];
         let modules = self.context.paths.modules();
         let stage_dir = modules.join(module.as_str());
@@ -50,8 +54,17 @@ impl Task<'_> {
             }
         })
         .map_err(|error| self.fail(error))?;
-        let blob = self.context.store.put_file(&compiled.path).map_err(|error| self.fail(error))?;
-        let output = Output { digest: blob.digest, size_bytes: blob.size, diff_id: None, media_type: None };
+        let blob = self
+            .context
+            .store
+            .put_file(&compiled.path)
+            .map_err(|error| self.fail(error))?;
+        let output = Output {
+            digest: blob.digest,
+            size_bytes: blob.size,
+            diff_id: None,
+            media_type: None,
+        };
         Ok(self.one("binary", output))
     }
 
@@ -61,7 +74,8 @@ impl Task<'_> {
                 let mut paths = Vec::new();
                 for request in tools::zig_wheels(std::env::consts::ARCH) {
                     let wheel = self.context.lock.requested_wheel(&request);
-                    let wheel = wheel.ok_or_else(|| self.fail(format!("aiot.lock has no {}", request.package)))?;
+                    let wheel =
+                        wheel.ok_or_else(|| self.fail(format!("aiot.lock has no {}", request.package)))?;
                     paths.push(self.fetch_wheel(wheel)?);
                 }
                 let tools = wheels::zig_tools(&paths[0], &paths[1], &self.context.paths.downloads())
@@ -70,11 +84,19 @@ impl Task<'_> {
             }
             BuilderKind::Cargo => {
                 let facts = triple_facts(triple).map_err(|error| self.fail(error))?;
-                let channel = self.context.observation.modules[module].toolchain_channel.as_deref();
-                let host = rustc_version(&self.context.paths.root, channel).map_err(|error| self.fail(error))?.host;
-                Ok(Linker::System(system_linker(facts, &host).map_err(|error| self.fail(error))?))
+                let channel = self.context.observation.modules[module]
+                    .toolchain_channel
+                    .as_deref();
+                let host = rustc_version(&self.context.paths.root, channel)
+                    .map_err(|error| self.fail(error))?
+                    .host;
+                Ok(Linker::System(
+                    system_linker(facts, &host).map_err(|error| self.fail(error))?,
+                ))
             }
-            BuilderKind::Cross => Ok(Linker::Container(container_builder().map_err(|error| self.fail(error))?)),
+            BuilderKind::Cross => Ok(Linker::Container(
+                container_builder().map_err(|error| self.fail(error))?,
+            )),
         }
     }
 }

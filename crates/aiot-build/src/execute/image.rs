@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use aiot_oci::layer::visit_layer;
 use aiot_oci::{
-    BaseImage, Compression, Descriptor, EntryKind, FileMode, FileSource, ImageSpec, Layer, LayerBuilder, LayerLimits,
-    MediaType, assemble_image, assemble_index,
+    BaseImage, Compression, Descriptor, EntryKind, FileMode, FileSource, ImageSpec, Layer, LayerBuilder,
+    LayerLimits, MediaType, assemble_image, assemble_index,
 };
 use aiot_package::{Golden, GoldenCase, PACKAGE_DIR, Precision};
 use aiot_plan::action::{Output, PackageParameters};
@@ -22,7 +22,8 @@ use crate::error::BuildError;
 const USER: &str = "65532:65532";
 
 /// What layers hold, by digest and the two programs that were looked for; see [`Task::layer_content`].
-pub type LayerContents = Mutex<BTreeMap<(aiot_oci::Digest, [String; 2]), Arc<Mutex<Option<Arc<LayerContent>>>>>>;
+pub type LayerContents =
+    Mutex<BTreeMap<(aiot_oci::Digest, [String; 2]), Arc<Mutex<Option<Arc<LayerContent>>>>>>;
 
 /// What is in a layer.
 #[derive(Debug, Default)]
@@ -67,28 +68,49 @@ impl Task<'_> {
         let root = PACKAGE_DIR.trim_start_matches('/');
         let mut layer = LayerBuilder::new();
         let mut add = |path: String, source: FileSource| {
-            layer.file(&format!("{root}/{path}"), source, FileMode::Plain).map(|_| ()).map_err(|error| self.fail(error))
+            layer
+                .file(&format!("{root}/{path}"), source, FileMode::Plain)
+                .map(|_| ())
+                .map_err(|error| self.fail(error))
         };
-        let mut golden = Golden { tolerance: measured.golden.tolerance, cases: Vec::new() };
+        let mut golden = Golden {
+            tolerance: measured.golden.tolerance,
+            cases: Vec::new(),
+        };
         for case in measured.golden.cases {
             let file = format!("golden/{}", case.file);
             add(file.clone(), FileSource::Path(dir.join(&case.file)))?;
-            golden.cases.push(GoldenCase { file, outputs: case.outputs });
+            golden.cases.push(GoldenCase {
+                file,
+                outputs: case.outputs,
+            });
         }
         add("package.json".to_owned(), FileSource::Bytes(pretty(&package)))?;
         add("golden.json".to_owned(), FileSource::Bytes(pretty(&golden)))?;
         add("model.onnx".to_owned(), FileSource::Bytes(onnx))?;
         // Weights hardly shrink, and a plain layer is baked at the speed of a copy.
-        let built = layer.build(self.context.store, Compression::None).map_err(|error| self.fail(error))?;
+        let built = layer
+            .build(self.context.store, Compression::None)
+            .map_err(|error| self.fail(error))?;
         Ok(self.one("layer", layer_output(&built)))
     }
 
-    pub(super) fn assemble_layer(&self, path: &str, mode: u32) -> Result<BTreeMap<String, Output>, BuildError> {
+    pub(super) fn assemble_layer(
+        &self,
+        path: &str,
+        mode: u32,
+    ) -> Result<BTreeMap<String, Output>, BuildError> {
         let mut layer = LayerBuilder::new();
         layer
-            .file(path, FileSource::Blob(self.input("file").digest), FileMode::from_unix(mode))
+            .file(
+                path,
+                FileSource::Blob(self.input("file").digest),
+                FileMode::from_unix(mode),
+            )
             .map_err(|error| self.fail(error))?;
-        let built = layer.build(self.context.store, Compression::Gzip).map_err(|error| self.fail(error))?;
+        let built = layer
+            .build(self.context.store, Compression::Gzip)
+            .map_err(|error| self.fail(error))?;
         Ok(self.one("layer", layer_output(&built)))
     }
 
@@ -105,14 +127,20 @@ impl Task<'_> {
         let mut all_layers: Vec<Descriptor> = Vec::new();
         if self.inputs.contains_key("base manifest") {
             let manifest = &self.input("base manifest").digest;
-            let size = self.input("base manifest").output.as_ref().map_or(0, |output| output.size_bytes);
+            let size = self
+                .input("base manifest")
+                .output
+                .as_ref()
+                .map_or(0, |output| output.size_bytes);
             let descriptor = Descriptor::new(MediaType::ImageManifest, *manifest, size);
             let base = BaseImage::read(store, &descriptor).map_err(|error| self.fail(error))?;
             all_layers.extend(base.manifest.layers.iter().cloned());
             spec.base = Some(base);
         }
         for (name, input) in self.inputs {
-            let Some(output) = input.output.as_ref().filter(|output| output.diff_id.is_some()) else { continue };
+            let Some(output) = input.output.as_ref().filter(|output| output.diff_id.is_some()) else {
+                continue;
+            };
             let layer = self.layer(name, output)?;
             all_layers.push(layer.descriptor.clone());
             spec.layers.push(layer);
@@ -128,7 +156,8 @@ impl Task<'_> {
         spec.annotations = labels.clone();
         spec.stop_signal = Some("SIGTERM".to_owned());
         let manifest = assemble_image(store, &spec).map_err(|error| self.fail(error))?;
-        let read = aiot_oci::image::read_manifest(store, &manifest.digest).map_err(|error| self.fail(error))?;
+        let read =
+            aiot_oci::image::read_manifest(store, &manifest.digest).map_err(|error| self.fail(error))?;
         let document = |descriptor: &Descriptor| Output {
             digest: descriptor.digest,
             size_bytes: descriptor.size,
@@ -142,7 +171,11 @@ impl Task<'_> {
     }
 
     fn layer(&self, name: &str, output: &Output) -> Result<Layer, BuildError> {
-        let broken = || self.fail(format!("the result for `{name}` is no layer; delete the store and run again"));
+        let broken = || {
+            self.fail(format!(
+                "the result for `{name}` is no layer; delete the store and run again"
+            ))
+        };
         let media_type = output.media_type.as_deref().ok_or_else(broken)?;
         Ok(Layer {
             descriptor: Descriptor::new(MediaType::from(media_type), output.digest, output.size_bytes),
@@ -177,7 +210,8 @@ impl Task<'_> {
         }
         let has_file = |name: &str| contents.iter().any(|content| content.names.contains(name));
         // What a later layer has in its place counts.
-        let needed: BTreeMap<&String, &Vec<String>> = contents.iter().flat_map(|content| &content.needed).collect();
+        let needed: BTreeMap<&String, &Vec<String>> =
+            contents.iter().flat_map(|content| &content.needed).collect();
         let missing: Vec<String> = needed
             .iter()
             .flat_map(|(path, libraries)| {
@@ -195,7 +229,11 @@ impl Task<'_> {
     }
 
     /// What is in a layer. Unpacked once per release: thousands of images share a base, an engine and a module.
-    fn layer_content(&self, layer: &Descriptor, programs: [&str; 2]) -> Result<Arc<LayerContent>, BuildError> {
+    fn layer_content(
+        &self,
+        layer: &Descriptor,
+        programs: [&str; 2],
+    ) -> Result<Arc<LayerContent>, BuildError> {
         let key = (layer.digest, programs.map(str::to_owned));
         let slot = {
             let mut known = self.context.layers.lock().expect("no panic while held");
@@ -212,10 +250,12 @@ impl Task<'_> {
             content.names.extend(path.rsplit('/').next().map(str::to_owned));
             if matches!(entry.kind, EntryKind::File { .. }) && programs.contains(&path.as_str()) {
                 let mut bytes = Vec::new();
-                reader.read_to_end(&mut bytes).map_err(|error| aiot_oci::LayerError::Unreadable {
-                    digest: layer.digest,
-                    reason: error.to_string(),
-                })?;
+                reader
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| aiot_oci::LayerError::Unreadable {
+                        digest: layer.digest,
+                        reason: error.to_string(),
+                    })?;
                 if let Ok(facts) = elf::inspect(&bytes) {
                     content.needed.insert(path.clone(), facts.needed);
                 }
@@ -223,7 +263,8 @@ impl Task<'_> {
             content.paths.insert(path);
             Ok(())
         };
-        visit_layer(self.context.store, layer, LayerLimits::default(), &mut visit).map_err(|error| self.fail(error))?;
+        visit_layer(self.context.store, layer, LayerLimits::default(), &mut visit)
+            .map_err(|error| self.fail(error))?;
         Ok(Arc::clone(slot.insert(Arc::new(content))))
     }
 
@@ -238,11 +279,13 @@ impl Task<'_> {
             let size = input.output.as_ref().map_or(0, |output| output.size_bytes);
             let mut descriptor = Descriptor::new(MediaType::ImageManifest, input.digest, size);
             descriptor.platform = Some(oci_platform(platform));
-            descriptor.annotations.insert("dev.aiot-ops.target".to_owned(), target.to_string());
+            descriptor
+                .annotations
+                .insert("dev.aiot-ops.target".to_owned(), target.to_string());
             manifests.push(descriptor);
         }
-        let index =
-            assemble_index(self.context.store, &manifests, annotations.clone()).map_err(|error| self.fail(error))?;
+        let index = assemble_index(self.context.store, &manifests, annotations.clone())
+            .map_err(|error| self.fail(error))?;
         let output = Output {
             digest: index.digest,
             size_bytes: index.size,

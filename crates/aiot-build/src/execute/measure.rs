@@ -25,8 +25,14 @@ const GOLDEN_CASES: usize = 4;
 fn tolerance(precision: Precision) -> Tolerance {
     match precision {
         Precision::Int8 => Tolerance::EXACT,
-        Precision::Float32 | Precision::Int8Symmetric => Tolerance { absolute: 1e-4, relative: 1e-4 },
-        Precision::Float16 => Tolerance { absolute: 2e-2, relative: 2e-2 },
+        Precision::Float32 | Precision::Int8Symmetric => Tolerance {
+            absolute: 1e-4,
+            relative: 1e-4,
+        },
+        Precision::Float16 => Tolerance {
+            absolute: 2e-2,
+            relative: 2e-2,
+        },
     }
 }
 
@@ -62,7 +68,13 @@ impl Task<'_> {
 
     /// The labels of a model; none where the action has no such input.
     pub(super) fn labels(&self, name: &str) -> Result<Vec<String>, BuildError> {
-        let Some((_, model)) = self.context.workspace.models.iter().find(|(model, _)| model.as_str() == name) else {
+        let Some((_, model)) = self
+            .context
+            .workspace
+            .models
+            .iter()
+            .find(|(model, _)| model.as_str() == name)
+        else {
             return Ok(Vec::new());
         };
         if !self.inputs.contains_key("labels") {
@@ -113,5 +125,7 @@ impl Task<'_> {
 fn golden_files(dataset: &Dataset) -> Vec<String> {
     let samples = dataset.samples();
     let count = GOLDEN_CASES.min(samples.len());
-    (0..count).map(|n| samples[n * samples.len() / count].file.clone()).collect()
+    (0..count)
+        .map(|n| samples[n * samples.len() / count].file.clone())
+        .collect()
 }

@@ -93,7 +93,9 @@ pub fn execute(plan: &Plan, context: &Context<'_>, jobs: usize) -> Result<Outcom
             missing_inputs[index] += 1;
         }
     }
-    let ready = (0..plan.nodes.len()).filter(|&node| missing_inputs[node] == 0).collect();
+    let ready = (0..plan.nodes.len())
+        .filter(|&node| missing_inputs[node] == 0)
+        .collect();
     let state = Mutex::new(State {
         outputs: vec![None; plan.nodes.len()],
         missing_inputs,
@@ -116,8 +118,16 @@ pub fn execute(plan: &Plan, context: &Context<'_>, jobs: usize) -> Result<Outcom
         _ => return Err(BuildError::Many(state.errors)),
     }
     Ok(Outcome {
-        outputs: state.outputs.into_iter().map(|outputs| outputs.expect("all ran")).collect(),
-        ran: state.ran.into_iter().map(|(node, reasons)| (plan.nodes[node].id.clone(), reasons)).collect(),
+        outputs: state
+            .outputs
+            .into_iter()
+            .map(|outputs| outputs.expect("all ran"))
+            .collect(),
+        ran: state
+            .ran
+            .into_iter()
+            .map(|(node, reasons)| (plan.nodes[node].id.clone(), reasons))
+            .collect(),
     })
 }
 
@@ -132,7 +142,13 @@ fn inputs_before(node: &Node) -> std::collections::BTreeSet<usize> {
         .collect()
 }
 
-fn worker(plan: &Plan, context: &Context<'_>, dependents: &[Vec<usize>], state: &Mutex<State>, wake: &Condvar) {
+fn worker(
+    plan: &Plan,
+    context: &Context<'_>,
+    dependents: &[Vec<usize>],
+    state: &Mutex<State>,
+    wake: &Condvar,
+) {
     let mut guard = state.lock().expect("no panic while held");
     loop {
         if !guard.errors.is_empty() || (guard.ready.is_empty() && guard.running == 0) {
@@ -149,9 +165,8 @@ fn worker(plan: &Plan, context: &Context<'_>, dependents: &[Vec<usize>], state: 
         drop(guard);
         let result = match known {
             Status::Done(record) => Ok((record.outputs, None)),
-            Status::Run { key, reasons } => {
-                run_and_keep(&plan.nodes[node], key, &inputs, &reasons, context).map(|outputs| (outputs, Some(reasons)))
-            }
+            Status::Run { key, reasons } => run_and_keep(&plan.nodes[node], key, &inputs, &reasons, context)
+                .map(|outputs| (outputs, Some(reasons))),
             Status::Waiting { .. } => unreachable!("all inputs are there"),
         };
         guard = state.lock().expect("no panic while held");
@@ -177,13 +192,23 @@ fn worker(plan: &Plan, context: &Context<'_>, dependents: &[Vec<usize>], state: 
 
 fn inputs(plan: &Plan, node: usize, outputs: &[Option<BTreeMap<String, Output>>]) -> BTreeMap<String, Input> {
     let one = |source: &Source| match source {
-        Source::Given(digest) => Input { digest: *digest, output: None },
+        Source::Given(digest) => Input {
+            digest: *digest,
+            output: None,
+        },
         Source::Output { node, output } => {
             let output = &outputs[*node].as_ref().expect("ran before")[output];
-            Input { digest: output.digest, output: Some(output.clone()) }
+            Input {
+                digest: output.digest,
+                output: Some(output.clone()),
+            }
         }
     };
-    plan.nodes[node].inputs.iter().map(|(name, source)| (name.clone(), one(source))).collect()
+    plan.nodes[node]
+        .inputs
+        .iter()
+        .map(|(name, source)| (name.clone(), one(source)))
+        .collect()
 }
 
 fn run_and_keep(
@@ -193,18 +218,27 @@ fn run_and_keep(
     reasons: &[aiot_plan::action::DirtyReason],
     context: &Context<'_>,
 ) -> Result<BTreeMap<String, Output>, BuildError> {
-    (context.events)(Event::Started { id: node.id.clone(), reasons: reasons.to_vec() });
+    (context.events)(Event::Started {
+        id: node.id.clone(),
+        reasons: reasons.to_vec(),
+    });
     let started = Instant::now();
     let outputs = run(node, inputs, context)?;
     let record = Record {
         id: node.id.clone(),
         key,
         parameters: node.action.parameters(),
-        inputs: inputs.iter().map(|(name, input)| (name.clone(), input.digest)).collect(),
+        inputs: inputs
+            .iter()
+            .map(|(name, input)| (name.clone(), input.digest))
+            .collect(),
         outputs: outputs.clone(),
     };
     context.cache.keep(&record)?;
-    (context.events)(Event::Finished { id: node.id.clone(), millis: started.elapsed().as_millis() });
+    (context.events)(Event::Finished {
+        id: node.id.clone(),
+        millis: started.elapsed().as_millis(),
+    });
     Ok(outputs)
 }
 
@@ -214,32 +248,65 @@ fn run(
     inputs: &BTreeMap<String, Input>,
     context: &Context<'_>,
 ) -> Result<BTreeMap<String, Output>, BuildError> {
-    let task = Task { id: &node.id, inputs, context };
+    let task = Task {
+        id: &node.id,
+        inputs,
+        context,
+    };
     match &node.action {
         Action::FetchModel { path } => task.fetch_model(path),
         Action::FetchEngine { wheel } => task.fetch_engine(wheel),
-        Action::AssembleBase { architecture, packages, engine_library } => {
-            task.assemble_base(architecture, packages, engine_library.as_deref())
-        }
+        Action::AssembleBase {
+            architecture,
+            packages,
+            engine_library,
+        } => task.assemble_base(architecture, packages, engine_library.as_deref()),
         Action::FetchBaseImage { reference, platform } => task.fetch_base_image(reference, platform),
-        Action::Calibrate { model, subject, precision, granularity, budget } => {
-            task.calibrate(model, *subject, *precision, *granularity, budget)
-        }
-        Action::Quantize { precision, granularity } => task.quantize(*precision, *granularity),
-        Action::Measure { model, precision, subject, metric, package } => {
-            task.measure(model, *precision, *subject, *metric, package)
-        }
-        Action::AssemblePackage { model, version, description, precision, package } => {
-            task.assemble_package(model, version, description, *precision, package)
-        }
-        Action::CompileModule { module, triple, glibc, builder, .. } => {
-            task.compile(module, triple, glibc, *builder)
-        }
+        Action::Calibrate {
+            model,
+            subject,
+            precision,
+            granularity,
+            budget,
+        } => task.calibrate(model, *subject, *precision, *granularity, budget),
+        Action::Quantize {
+            precision,
+            granularity,
+        } => task.quantize(*precision, *granularity),
+        Action::Measure {
+            model,
+            precision,
+            subject,
+            metric,
+            package,
+        } => task.measure(model, *precision, *subject, *metric, package),
+        Action::AssemblePackage {
+            model,
+            version,
+            description,
+            precision,
+            package,
+        } => task.assemble_package(model, version, description, *precision, package),
+        Action::CompileModule {
+            module,
+            triple,
+            glibc,
+            builder,
+            ..
+        } => task.compile(module, triple, glibc, *builder),
         Action::AssembleLayer { path, mode } => task.assemble_layer(path, *mode),
-        Action::AssembleImage { platform, entrypoint, env, labels, glibc, .. } => {
-            task.assemble_image(platform, entrypoint, env, labels, glibc)
-        }
-        Action::AssembleIndex { platforms, annotations } => task.assemble_index(platforms, annotations),
+        Action::AssembleImage {
+            platform,
+            entrypoint,
+            env,
+            labels,
+            glibc,
+            ..
+        } => task.assemble_image(platform, entrypoint, env, labels, glibc),
+        Action::AssembleIndex {
+            platforms,
+            annotations,
+        } => task.assemble_index(platforms, annotations),
     }
 }
 
@@ -259,7 +326,9 @@ impl Task<'_> {
     }
 
     fn input(&self, name: &str) -> &Input {
-        self.inputs.get(name).unwrap_or_else(|| panic!("`{}` has no input `{name}`", self.id))
+        self.inputs
+            .get(name)
+            .unwrap_or_else(|| panic!("`{}` has no input `{name}`", self.id))
     }
 
     /// The content of an input that is a blob of the store or a committed record.
@@ -268,12 +337,24 @@ impl Task<'_> {
         if let Some(bytes) = self.context.observation.records.get(&digest) {
             return Ok(bytes.clone());
         }
-        self.context.store.read_verified(&digest, BLOB_LIMIT_BYTES).map_err(|error| self.fail(error))
+        self.context
+            .store
+            .read_verified(&digest, BLOB_LIMIT_BYTES)
+            .map_err(|error| self.fail(error))
     }
 
     fn put(&self, bytes: &[u8]) -> Result<Output, BuildError> {
-        let blob = self.context.store.put_bytes(bytes).map_err(|error| self.fail(error))?;
-        Ok(Output { digest: blob.digest, size_bytes: blob.size, diff_id: None, media_type: None })
+        let blob = self
+            .context
+            .store
+            .put_bytes(bytes)
+            .map_err(|error| self.fail(error))?;
+        Ok(Output {
+            digest: blob.digest,
+            size_bytes: blob.size,
+            diff_id: None,
+            media_type: None,
+        })
     }
 
     fn one(&self, name: &str, output: Output) -> BTreeMap<String, Output> {
@@ -286,12 +367,21 @@ impl Task<'_> {
 
     fn fetch_model(&self, path: &str) -> Result<BTreeMap<String, Output>, BuildError> {
         let file = self.context.paths.file(path);
-        let blob = self.context.store.put_file(&file).map_err(|error| self.fail(error))?;
+        let blob = self
+            .context
+            .store
+            .put_file(&file)
+            .map_err(|error| self.fail(error))?;
         let expected = self.input("model").digest;
         if blob.digest != expected {
             return Err(self.fail(format!("{path} has {}, models.toml says {expected}", blob.digest)));
         }
-        let output = Output { digest: blob.digest, size_bytes: blob.size, diff_id: None, media_type: None };
+        let output = Output {
+            digest: blob.digest,
+            size_bytes: blob.size,
+            diff_id: None,
+            media_type: None,
+        };
         Ok(self.one("model", output))
     }
 
@@ -299,7 +389,11 @@ impl Task<'_> {
     fn engine(&self) -> Result<Engine, BuildError> {
         let digest = self.input("engine").digest;
         let engine = self.context.engine.get_or_init(|| {
-            self.context.store.open_verified(&digest).and_then(|reader| reader.finish()).map_err(|e| e.to_string())?;
+            self.context
+                .store
+                .open_verified(&digest)
+                .and_then(|reader| reader.finish())
+                .map_err(|e| e.to_string())?;
             Engine::load(&self.context.store.path(&digest)).map_err(|error| error.to_string())
         });
         engine.clone().map_err(|reason| self.fail(reason))

@@ -42,13 +42,22 @@ impl Task<'_> {
         let engine = self.engine()?;
         let float = aiot_onnx::Model::parse(self.bytes("model")?).map_err(|error| self.fail(error))?;
         let prepared = aiot_onnx::prepare(&float).map_err(|error| self.fail(error))?;
-        let float_metric =
-            judge.measure(&engine, &float, Precision::Float32).map_err(|error| self.fail(error))?;
+        let float_metric = judge
+            .measure(&engine, &float, Precision::Float32)
+            .map_err(|error| self.fail(error))?;
         let drop = |variant: &aiot_onnx::Model| {
-            Ok(budget.metric.drop(float_metric, judge.measure(&engine, variant, precision)?))
+            Ok(budget
+                .metric
+                .drop(float_metric, judge.measure(&engine, variant, precision)?))
         };
-        let form = Form { activations: activations(precision), granularity: quantize_cli::granularity(granularity) };
-        let goal = Goal { target_sqnr_db: None, max_drop: Some((budget.max_drop, &drop)) };
+        let form = Form {
+            activations: activations(precision),
+            granularity: quantize_cli::granularity(granularity),
+        };
+        let goal = Goal {
+            target_sqnr_db: None,
+            max_drop: Some((budget.max_drop, &drop)),
+        };
         let found = search(&engine, &prepared, &samples, form, &goal).map_err(|error| self.fail(error))?;
         // A budget that is missed is told by the release, side by side with all others.
         if let Some(shortfall) = &found.shortfall {
@@ -67,7 +76,9 @@ impl Task<'_> {
         let model = match precision {
             Precision::Float32 => prepared,
             Precision::Float16 => aiot_onnx::to_float16(&prepared).map_err(|error| self.fail(error))?,
-            Precision::Int8 | Precision::Int8Symmetric => self.static_int8(&prepared, precision, granularity)?,
+            Precision::Int8 | Precision::Int8Symmetric => {
+                self.static_int8(&prepared, precision, granularity)?
+            }
         };
         Ok(self.one("model", self.put(&model.to_bytes())?))
     }
@@ -80,8 +91,12 @@ impl Task<'_> {
     ) -> Result<aiot_onnx::Model, BuildError> {
         let text = String::from_utf8(self.bytes("calibration ranges")?).map_err(|error| self.fail(error))?;
         let calibration = Calibration::parse(&text).map_err(|reason| self.fail(reason))?;
-        let form = Form { activations: activations(precision), granularity: quantize_cli::granularity(granularity) };
-        let (model, _) = apply(prepared, &record::decisions(&calibration), form).map_err(|error| self.fail(error))?;
+        let form = Form {
+            activations: activations(precision),
+            granularity: quantize_cli::granularity(granularity),
+        };
+        let (model, _) =
+            apply(prepared, &record::decisions(&calibration), form).map_err(|error| self.fail(error))?;
         Ok(model)
     }
 

@@ -43,7 +43,12 @@ impl<'a> Reference<'a> {
     /// A sample that cannot be read or run.
     pub fn new(engine: &'a Engine, float: &Model, samples: &'a Samples) -> Result<Reference<'a>, BuildError> {
         let mut graph = engine.graph(&float.to_bytes(), true).map_err(BuildError::other)?;
-        let mut reference = Reference { engine, samples, outputs: Vec::new(), count: 0 };
+        let mut reference = Reference {
+            engine,
+            samples,
+            outputs: Vec::new(),
+            count: 0,
+        };
         let mut bytes = 0;
         // Spread evenly, so that a sorted set shows all of its classes.
         while reference.count < samples.len().min(MAX_COMPARED) && bytes < MAX_REFERENCE_BYTES {
@@ -72,7 +77,10 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// When the engine does not take it.
     pub fn closeness(&self, variant: &Model, samples: usize) -> Result<Closeness, BuildError> {
-        let mut graph = self.engine.graph(&variant.to_bytes(), true).map_err(BuildError::other)?;
+        let mut graph = self
+            .engine
+            .graph(&variant.to_bytes(), true)
+            .map_err(BuildError::other)?;
         let mut tally = Tally::default();
         let mut references = self.outputs.iter();
         for number in 0..self.count.min(samples) {
@@ -81,7 +89,11 @@ impl<'a> Reference<'a> {
                 graph
                     .run(&arrays, |name, shape, values| {
                         if let Some(expected) = expected.get(name) {
-                            tally.add(expected, values, shape.last().map_or(1, |&columns| columns.max(1) as usize));
+                            tally.add(
+                                expected,
+                                values,
+                                shape.last().map_or(1, |&columns| columns.max(1) as usize),
+                            );
                         }
                     })
                     .map_err(BuildError::other)?;
@@ -98,10 +110,16 @@ impl<'a> Reference<'a> {
     pub fn latency_ratios(&self, variants: &[&Model]) -> Result<Vec<f64>, BuildError> {
         let mut graphs: Vec<Graph> = variants
             .iter()
-            .map(|variant| self.engine.graph(&variant.to_bytes(), true).map_err(BuildError::other))
+            .map(|variant| {
+                self.engine
+                    .graph(&variant.to_bytes(), true)
+                    .map_err(BuildError::other)
+            })
             .collect::<Result<_, _>>()?;
         let Some(arrays) = self.samples.runs(0)?.into_iter().next() else {
-            return Err(BuildError::Other("the first calibration sample gives no input".to_owned()));
+            return Err(BuildError::Other(
+                "the first calibration sample gives no input".to_owned(),
+            ));
         };
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); graphs.len()];
         for run in 0..LATENCY_RUNS + 2 {
@@ -115,7 +133,10 @@ impl<'a> Reference<'a> {
             }
         }
         let first = times.first().cloned().unwrap_or_default();
-        Ok(times.iter().map(|times| median(times.iter().zip(&first).map(|(time, first)| time / first))).collect())
+        Ok(times
+            .iter()
+            .map(|times| median(times.iter().zip(&first).map(|(time, first)| time / first)))
+            .collect())
     }
 }
 
@@ -155,7 +176,14 @@ impl Tally {
         };
         let agreement = (self.rows > 0).then(|| self.equal as f64 / self.rows as f64);
         // NaN outputs are as bad as can be, and must not win a comparison.
-        Closeness { sqnr_db: if sqnr_db.is_nan() { f64::NEG_INFINITY } else { sqnr_db }, agreement }
+        Closeness {
+            sqnr_db: if sqnr_db.is_nan() {
+                f64::NEG_INFINITY
+            } else {
+                sqnr_db
+            },
+            agreement,
+        }
     }
 }
 
@@ -178,14 +206,23 @@ mod tests {
     fn noise_and_agreement_are_counted() {
         for (expected, got, columns, sqnr_db, agreement) in [
             (vec![10.0, 0.0], vec![9.0, 0.0], 2, 20.0, Some(1.0)),
-            (vec![1.0, 0.0, 0.0, 1.0], vec![1.0, 0.0, 1.0, 0.0], 2, 0.0, Some(0.5)),
+            (
+                vec![1.0, 0.0, 0.0, 1.0],
+                vec![1.0, 0.0, 1.0, 0.0],
+                2,
+                0.0,
+                Some(0.5),
+            ),
             (vec![1.0, 1.0], vec![1.0, 1.0], 1, f64::INFINITY, None),
             (vec![1.0], vec![f32::NAN], 1, f64::NEG_INFINITY, None),
         ] {
             let mut tally = Tally::default();
             tally.add(&expected, &got, columns);
             let closeness = tally.closeness();
-            assert!(closeness.sqnr_db == sqnr_db || (closeness.sqnr_db - sqnr_db).abs() < 1e-6, "{closeness:?}");
+            assert!(
+                closeness.sqnr_db == sqnr_db || (closeness.sqnr_db - sqnr_db).abs() < 1e-6,
+                "{closeness:?}"
+            );
             assert_eq!(closeness.agreement, agreement);
         }
     }

@@ -48,9 +48,15 @@ impl Judge {
         let labels = ArrayFile::open(&path)?;
         if labels.samples() != samples.len() {
             let (path, labels, samples) = (path.display(), labels.samples(), samples.len());
-            return Err(BuildError::Other(format!("{path} holds {labels} labels for {samples} samples")));
+            return Err(BuildError::Other(format!(
+                "{path} holds {labels} labels for {samples} samples"
+            )));
         }
-        Ok(Judge::Arrays { samples, labels, path })
+        Ok(Judge::Arrays {
+            samples,
+            labels,
+            path,
+        })
     }
 
     /// The metric's name.
@@ -68,24 +74,39 @@ impl Judge {
     pub fn measure(&self, engine: &Engine, variant: &Model, precision: Precision) -> Result<f64, BuildError> {
         let onnx = variant.to_bytes();
         match self {
-            Judge::Declared { dataset, metric, package, labels } => {
+            Judge::Declared {
+                dataset,
+                metric,
+                package,
+                labels,
+            } => {
                 let package = model_package(package, labels.clone(), precision, &onnx);
-                let model = aiot_inference::Model::from_parts(package, &onnx, engine, &SessionOptions::default())
-                    .map_err(BuildError::other)?;
-                Ok(evaluate::evaluate(&model, dataset, *metric).map_err(BuildError::other)?.value)
+                let model =
+                    aiot_inference::Model::from_parts(package, &onnx, engine, &SessionOptions::default())
+                        .map_err(BuildError::other)?;
+                Ok(evaluate::evaluate(&model, dataset, *metric)
+                    .map_err(BuildError::other)?
+                    .value)
             }
-            Judge::Arrays { samples, labels, path } => {
+            Judge::Arrays {
+                samples,
+                labels,
+                path,
+            } => {
                 let mut graph = engine.graph(&onnx, true).map_err(BuildError::other)?;
                 let (mut right, mut rows) = (0u64, 0u64);
                 for sample in 0..samples.len() {
-                    let expected = integers(labels.sample(sample)?.numbers)
-                        .ok_or_else(|| BuildError::Other(format!("{} does not hold integers", path.display())))?;
+                    let expected = integers(labels.sample(sample)?.numbers).ok_or_else(|| {
+                        BuildError::Other(format!("{} does not hold integers", path.display()))
+                    })?;
                     let mut got = None;
                     for arrays in samples.runs(sample)? {
                         graph
                             .run(&arrays, |_, shape, values| {
                                 let columns = shape.last().map_or(1, |&columns| columns.max(1) as usize);
-                                got.get_or_insert_with(|| values.chunks(columns).map(largest).collect::<Vec<_>>());
+                                got.get_or_insert_with(|| {
+                                    values.chunks(columns).map(largest).collect::<Vec<_>>()
+                                });
                             })
                             .map_err(BuildError::other)?;
                     }
@@ -99,7 +120,11 @@ impl Judge {
                         )));
                     }
                     rows += got.len() as u64;
-                    right += got.iter().zip(&expected).filter(|&(&got, &label)| got as i64 == label).count() as u64;
+                    right += got
+                        .iter()
+                        .zip(&expected)
+                        .filter(|&(&got, &label)| got as i64 == label)
+                        .count() as u64;
                 }
                 Ok(right as f64 / rows.max(1) as f64)
             }
@@ -127,7 +152,11 @@ fn model_package(
             precision,
         },
         input: parameters.input.clone(),
-        output: OutputSpec { labels, activation: parameters.activation, threshold: parameters.threshold },
+        output: OutputSpec {
+            labels,
+            activation: parameters.activation,
+            threshold: parameters.threshold,
+        },
     }
 }
 

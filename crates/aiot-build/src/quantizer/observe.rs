@@ -50,10 +50,15 @@ pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<O
     let channels = aiot_onnx::input_channels(prepared);
     let names: Vec<String> = tensors.iter().chain(channels.keys()).cloned().collect();
     let shown = aiot_onnx::with_outputs(prepared, &names).map_err(BuildError::other)?;
-    let mut graph = engine.graph(&shown.to_bytes(), false).map_err(BuildError::other)?;
+    let mut graph = engine
+        .graph(&shown.to_bytes(), false)
+        .map_err(BuildError::other)?;
     let inputs: Vec<String> = graph.inputs().iter().map(|input| input.name.clone()).collect();
     let mut observed = Observed {
-        histograms: tensors.iter().map(|name| (name.clone(), Histogram::new())).collect(),
+        histograms: tensors
+            .iter()
+            .map(|name| (name.clone(), Histogram::new()))
+            .collect(),
         sums: BTreeMap::new(),
     };
     for sample in 0..samples.len() {
@@ -65,11 +70,14 @@ pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<O
                 }
             }
             graph
-                .run(&arrays, |name, shape, values| observed.add(name, shape, values, &channels))
+                .run(&arrays, |name, shape, values| {
+                    observed.add(name, shape, values, &channels)
+                })
                 .map_err(|error| BuildError::Other(format!("calibration sample {sample}: {error}")))?;
-            let broken = observed.histograms.iter().find(|(_, histogram)| {
-                histogram.range().is_some_and(|range| range.min.is_nan())
-            });
+            let broken = observed
+                .histograms
+                .iter()
+                .find(|(_, histogram)| histogram.range().is_some_and(|range| range.min.is_nan()));
             if let Some((tensor, _)) = broken {
                 return Err(BuildError::Other(format!(
                     "calibration sample {sample}: tensor `{tensor}` holds NaN or infinity"
@@ -77,8 +85,14 @@ pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<O
             }
         }
     }
-    match observed.histograms.iter().find(|(_, histogram)| histogram.range().is_none()) {
-        Some((tensor, _)) => Err(BuildError::Other(format!("the engine did not show tensor `{tensor}`"))),
+    match observed
+        .histograms
+        .iter()
+        .find(|(_, histogram)| histogram.range().is_none())
+    {
+        Some((tensor, _)) => Err(BuildError::Other(format!(
+            "the engine did not show tensor `{tensor}`"
+        ))),
         None => Ok(observed),
     }
 }
@@ -99,7 +113,10 @@ impl Observed {
         if count == 0 || values.is_empty() {
             return;
         }
-        let (sums, total) = self.sums.entry(name.to_owned()).or_insert_with(|| (vec![0.0; count], 0));
+        let (sums, total) = self
+            .sums
+            .entry(name.to_owned())
+            .or_insert_with(|| (vec![0.0; count], 0));
         if sums.len() != count {
             return;
         }
@@ -129,9 +146,14 @@ impl Observed {
     /// bias, and differs between processors.
     pub fn means(&self) -> BTreeMap<String, Vec<f32>> {
         let mean = |(sums, total): &(Vec<f64>, u64)| {
-            sums.iter().map(|sum| rounded(sum / (*total).max(1) as f64)).collect::<Vec<f32>>()
+            sums.iter()
+                .map(|sum| rounded(sum / (*total).max(1) as f64))
+                .collect::<Vec<f32>>()
         };
-        self.sums.iter().map(|(name, sums)| (name.clone(), mean(sums))).collect()
+        self.sums
+            .iter()
+            .map(|(name, sums)| (name.clone(), mean(sums)))
+            .collect()
     }
 }
 
@@ -162,9 +184,14 @@ mod tests {
 
     #[test]
     fn means_follow_the_channel_axis() {
-        let mut observed = Observed { histograms: BTreeMap::new(), sums: BTreeMap::new() };
-        let channels =
-            BTreeMap::from([("image".to_owned(), ChannelAxis::Second), ("row".to_owned(), ChannelAxis::Last)]);
+        let mut observed = Observed {
+            histograms: BTreeMap::new(),
+            sums: BTreeMap::new(),
+        };
+        let channels = BTreeMap::from([
+            ("image".to_owned(), ChannelAxis::Second),
+            ("row".to_owned(), ChannelAxis::Last),
+        ]);
         for scale in [1.0, 3.0] {
             let values = [1.0, 2.0, 10.0, 20.0].map(|value| value * scale);
             observed.add("image", &[1, 2, 1, 2], &values, &channels);
@@ -179,7 +206,13 @@ mod tests {
 
     #[test]
     fn means_are_rounded_to_three_digits() {
-        for (value, expected) in [(0.123456, 0.123), (-1234.5, -1230.0), (0.0, 0.0), (f64::NAN, 0.0), (9.999, 10.0)] {
+        for (value, expected) in [
+            (0.123456, 0.123),
+            (-1234.5, -1230.0),
+            (0.0, 0.0),
+            (f64::NAN, 0.0),
+            (9.999, 10.0),
+        ] {
             assert_eq!(rounded(value), expected);
         }
     }

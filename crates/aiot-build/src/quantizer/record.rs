@@ -22,7 +22,11 @@ pub fn record(subject: Digest, samples: &Samples, found: &Found) -> Calibration 
         equalized: decisions.equalized,
         float_nodes: decisions.float_nodes.iter().cloned().collect(),
         tried: found.steps.iter().map(tried).collect(),
-        ranges: decisions.ranges.iter().map(|(name, range)| (name.to_owned(), [range.min, range.max])).collect(),
+        ranges: decisions
+            .ranges
+            .iter()
+            .map(|(name, range)| (name.to_owned(), [range.min, range.max]))
+            .collect(),
         means: decisions.input_means.clone(),
     }
 }

@@ -44,7 +44,10 @@ impl Samples {
     /// When the specification or the data set is unusable.
     pub fn declared(dir: &Path, input: &InputSpec) -> Result<Samples, BuildError> {
         let dataset = Dataset::open(dir).map_err(BuildError::other)?;
-        Ok(Samples::Declared { dataset, preparation: Preparation::new(input).map_err(BuildError::other)? })
+        Ok(Samples::Declared {
+            dataset,
+            preparation: Preparation::new(input).map_err(BuildError::other)?,
+        })
     }
 
     /// The files `<input>.npy` in a folder. An input's name may hold characters that no file name can: those are
@@ -53,10 +56,14 @@ impl Samples {
     /// # Errors
     /// When one is missing or is no array, or when they hold different numbers of samples.
     pub fn arrays(dir: &Path, inputs: &[GraphInput]) -> Result<Samples, BuildError> {
-        let files = inputs.iter().map(|input| ArrayFile::open(&dir.join(file_name(&input.name))));
+        let files = inputs
+            .iter()
+            .map(|input| ArrayFile::open(&dir.join(file_name(&input.name))));
         let files = files.collect::<Result<Vec<_>, _>>()?;
         let Some(first) = files.first() else {
-            return Err(BuildError::Other("the model has no inputs; there is nothing to calibrate with".to_owned()));
+            return Err(BuildError::Other(
+                "the model has no inputs; there is nothing to calibrate with".to_owned(),
+            ));
         };
         if let Some(other) = files.iter().find(|file| file.samples != first.samples) {
             let (one, two) = (first.path.display(), other.path.display());
@@ -66,7 +73,10 @@ impl Samples {
             )));
         }
         if first.samples == 0 {
-            return Err(BuildError::Other(format!("{} holds no samples", first.path.display())));
+            return Err(BuildError::Other(format!(
+                "{} holds no samples",
+                first.path.display()
+            )));
         }
         Ok(Samples::Arrays(files))
     }
@@ -98,20 +108,32 @@ impl Samples {
                     .map_err(|error| BuildError::Other(format!("sample `{}`: {error}", sample.file)))?;
                 let array = |tensor: aiot_inference::Tensor| {
                     let shape = tensor.shape().to_vec();
-                    vec![Array { shape, numbers: Numbers::Float32(tensor.into_values()) }]
+                    vec![Array {
+                        shape,
+                        numbers: Numbers::Float32(tensor.into_values()),
+                    }]
                 };
                 Ok(prepared.into_iter().map(|(_, tensor)| array(tensor)).collect())
             }
-            Samples::Arrays(files) => {
-                Ok(vec![files.iter().map(|file| file.sample(sample)).collect::<Result<_, _>>()?])
-            }
+            Samples::Arrays(files) => Ok(vec![
+                files
+                    .iter()
+                    .map(|file| file.sample(sample))
+                    .collect::<Result<_, _>>()?,
+            ]),
         }
     }
 }
 
 /// The file of an input: its name with what no file name should hold replaced.
 fn file_name(input: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || "._-".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
     format!("{}.npy", input.chars().map(plain).collect::<String>())
 }
 
@@ -124,21 +146,35 @@ impl ArrayFile {
         let file = File::open(path).map_err(io("read", path))?;
         let length = file.metadata().map_err(io("read", path))?.len();
         let mut head = Vec::new();
-        file.take(MAX_NPY_HEADER_BYTES as u64).read_to_end(&mut head).map_err(io("read", path))?;
+        file.take(MAX_NPY_HEADER_BYTES as u64)
+            .read_to_end(&mut head)
+            .map_err(io("read", path))?;
         let wrong = |reason: String| BuildError::Other(format!("{} is not usable: {reason}", path.display()));
         let header = npy_header(&head).map_err(wrong)?;
-        let bytes = element_bytes(&header.kind)
-            .ok_or_else(|| wrong(format!("its type is `{}`; save it as f4, f8, i8, i4, u1, i1 or b1", header.kind)))?;
+        let bytes = element_bytes(&header.kind).ok_or_else(|| {
+            wrong(format!(
+                "its type is `{}`; save it as f4, f8, i8, i4, u1, i1 or b1",
+                header.kind
+            ))
+        })?;
         let Some((&samples, rest)) = header.shape.split_first() else {
             return Err(wrong("it has no axes; the first is the samples".to_owned()));
         };
-        let needed = header.shape.iter().try_fold(bytes, |product, &length| product.checked_mul(length));
+        let needed = header
+            .shape
+            .iter()
+            .try_fold(bytes, |product, &length| product.checked_mul(length));
         if needed.and_then(|needed| (needed as u64).checked_add(header.data_offset as u64)) != Some(length) {
-            return Err(wrong(format!("shape {:?} does not fit its {length} bytes", header.shape)));
+            return Err(wrong(format!(
+                "shape {:?} does not fit its {length} bytes",
+                header.shape
+            )));
         }
         let one = rest.iter().product::<usize>().saturating_mul(bytes);
         if one > MAX_ARRAY_BYTES {
-            return Err(wrong(format!("one sample of {one} bytes is more than {MAX_ARRAY_BYTES}")));
+            return Err(wrong(format!(
+                "one sample of {one} bytes is more than {MAX_ARRAY_BYTES}"
+            )));
         }
         Ok(ArrayFile {
             path: path.to_owned(),
@@ -164,9 +200,13 @@ impl ArrayFile {
         let mut data = vec![0; bytes];
         let mut file = File::open(&self.path).map_err(io("read", &self.path))?;
         let offset = self.data_offset + (sample as u64) * (bytes as u64);
-        file.seek(SeekFrom::Start(offset)).map_err(io("read", &self.path))?;
+        file.seek(SeekFrom::Start(offset))
+            .map_err(io("read", &self.path))?;
         file.read_exact(&mut data).map_err(io("read", &self.path))?;
-        Ok(Array { shape: self.shape.clone(), numbers: numbers(&self.kind, &data) })
+        Ok(Array {
+            shape: self.shape.clone(),
+            numbers: numbers(&self.kind, &data),
+        })
     }
 }
 
@@ -181,10 +221,34 @@ fn element_bytes(kind: &str) -> Option<usize> {
 
 fn numbers(kind: &str, data: &[u8]) -> Numbers {
     match kind {
-        "<f4" => Numbers::Float32(data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()),
-        "<i4" => Numbers::Int32(data.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect()),
-        "<f8" => Numbers::Float64(data.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect()),
-        "<i8" => Numbers::Int64(data.as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect()),
+        "<f4" => Numbers::Float32(
+            data.as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect(),
+        ),
+        "<i4" => Numbers::Int32(
+            data.as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| i32::from_le_bytes(bytes))
+                .collect(),
+        ),
+        "<f8" => Numbers::Float64(
+            data.as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f64::from_le_bytes(bytes))
+                .collect(),
+        ),
+        "<i8" => Numbers::Int64(
+            data.as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| i64::from_le_bytes(bytes))
+                .collect(),
+        ),
         "|i1" => Numbers::Int8(data.iter().map(|&byte| byte.cast_signed()).collect()),
         "|b1" => Numbers::Bool(data.iter().map(|&byte| byte != 0).collect()),
         _ => Numbers::Uint8(data.to_vec()),
@@ -197,7 +261,13 @@ mod tests {
 
     fn npy(kind: &str, shape: &str, data: &[u8]) -> Vec<u8> {
         let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
-        [b"\x93NUMPY\x01\x00", (header.len() as u16).to_le_bytes().as_slice(), header.as_bytes(), data].concat()
+        [
+            b"\x93NUMPY\x01\x00",
+            (header.len() as u16).to_le_bytes().as_slice(),
+            header.as_bytes(),
+            data,
+        ]
+        .concat()
     }
 
     fn open(kind: &str, shape: &str, data: &[u8]) -> Result<(Vec<usize>, Vec<Array>), String> {
@@ -206,18 +276,26 @@ mod tests {
         assert!(path.ends_with("a_b_0.npy"));
         std::fs::write(&path, npy(kind, shape, data)).unwrap();
         let file = ArrayFile::open(&path).map_err(|error| error.to_string())?;
-        let samples = (0..file.samples()).map(|sample| file.sample(sample).unwrap()).collect();
+        let samples = (0..file.samples())
+            .map(|sample| file.sample(sample).unwrap())
+            .collect();
         Ok((file.shape.clone(), samples))
     }
 
     #[test]
     fn samples_are_read_one_by_one() {
-        let floats: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let floats: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         let (shape, samples) = open("<f4", "(2, 2)", &floats).unwrap();
         assert_eq!(shape, [1, 2]);
         assert_eq!(samples[1].numbers, Numbers::Float32(vec![3.0, 4.0]));
         let (shape, samples) = open("<i8", "(1,)", &7i64.to_le_bytes()).unwrap();
-        assert_eq!((shape.as_slice(), &samples[0].numbers), ([1].as_slice(), &Numbers::Int64(vec![7])));
+        assert_eq!(
+            (shape.as_slice(), &samples[0].numbers),
+            ([1].as_slice(), &Numbers::Int64(vec![7]))
+        );
         let (_, samples) = open("|b1", "(1, 2)", &[0, 1]).unwrap();
         assert_eq!(samples[0].numbers, Numbers::Bool(vec![false, true]));
     }

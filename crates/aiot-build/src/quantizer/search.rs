@@ -18,8 +18,11 @@ use crate::error::BuildError;
 /// An improvement below this is noise, dB.
 const LEAST_GAIN_DB: f64 = 0.1;
 /// Range methods tried after min-max.
-const RANGE_METHODS: [RangeMethod; 3] =
-    [RangeMethod::LeastError, RangeMethod::Percentile(0.9999), RangeMethod::Percentile(0.999)];
+const RANGE_METHODS: [RangeMethod; 3] = [
+    RangeMethod::LeastError,
+    RangeMethod::Percentile(0.9999),
+    RangeMethod::Percentile(0.999),
+];
 /// Nodes whose sensitivity is measured, and samples for it.
 const MAX_SENSITIVITIES: usize = 96;
 const SENSITIVITY_SAMPLES: usize = 16;
@@ -104,7 +107,11 @@ pub struct Found {
 ///
 /// # Errors
 /// When the decisions belong to another model, or nothing of it can be quantized.
-pub fn apply(prepared: &Model, decisions: &Decisions, form: Form) -> Result<(Model, QuantizeReport), BuildError> {
+pub fn apply(
+    prepared: &Model,
+    decisions: &Decisions,
+    form: Form,
+) -> Result<(Model, QuantizeReport), BuildError> {
     let equalized;
     let model = match decisions.equalized {
         true => {
@@ -197,8 +204,22 @@ impl<'a> Search<'a> {
         };
         let (model, report) = apply(prepared, &decisions, form)?;
         let closeness = reference.closeness(&model, usize::MAX)?;
-        let steps = vec![Step { what: "min-max ranges".to_owned(), closeness, drop: None, kept: true }];
-        Ok(Search { prepared, form, reference, decisions, model, report, closeness, steps })
+        let steps = vec![Step {
+            what: "min-max ranges".to_owned(),
+            closeness,
+            drop: None,
+            kept: true,
+        }];
+        Ok(Search {
+            prepared,
+            form,
+            reference,
+            decisions,
+            model,
+            report,
+            closeness,
+            steps,
+        })
     }
 
     /// Tries a change and keeps it where it measurably helps; returns whether it did.
@@ -208,7 +229,12 @@ impl<'a> Search<'a> {
         let (model, report) = apply(self.prepared, &decisions, self.form)?;
         let closeness = self.reference.closeness(&model, usize::MAX)?;
         let kept = closeness.sqnr_db >= self.closeness.sqnr_db + LEAST_GAIN_DB;
-        self.steps.push(Step { what: what.to_owned(), closeness, drop: None, kept });
+        self.steps.push(Step {
+            what: what.to_owned(),
+            closeness,
+            drop: None,
+            kept,
+        });
         if kept {
             (self.decisions, self.model, self.report, self.closeness) = (decisions, model, report, closeness);
         }
@@ -228,14 +254,22 @@ impl<'a> Search<'a> {
             let most = sensitivities.len().saturating_sub(1);
             for count in FLOAT_NODES.into_iter().filter(|&count| count <= most) {
                 let mut decisions = self.decisions.clone();
-                decisions.float_nodes = sensitivities[..count].iter().map(|node| node.node.clone()).collect();
+                decisions.float_nodes = sensitivities[..count]
+                    .iter()
+                    .map(|node| node.node.clone())
+                    .collect();
                 let (model, report) = apply(self.prepared, &decisions, self.form)?;
                 let closeness = self.reference.closeness(&model, usize::MAX)?;
                 drop = measure(goal, &model)?;
                 let still = missing(goal, closeness, drop);
                 let what = format!("{count} most sensitive nodes in float");
                 let kept = still.is_none();
-                self.steps.push(Step { what, closeness, drop, kept });
+                self.steps.push(Step {
+                    what,
+                    closeness,
+                    drop,
+                    kept,
+                });
                 if kept {
                     (self.decisions, self.model, self.report) = (decisions, model, report);
                     shortfall = None;
@@ -244,24 +278,46 @@ impl<'a> Search<'a> {
                 shortfall = still;
             }
         }
-        let Search { decisions, model, report, steps, .. } = self;
-        Ok(Found { decisions, model, report, steps, sensitivities, shortfall })
+        let Search {
+            decisions,
+            model,
+            report,
+            steps,
+            ..
+        } = self;
+        Ok(Found {
+            decisions,
+            model,
+            report,
+            steps,
+            sensitivities,
+            shortfall,
+        })
     }
 
     /// What leaving each weighted node float brings, the most first.
     fn sensitivities(&self) -> Result<Vec<Sensitivity>, BuildError> {
-        let base = self.reference.closeness(&self.model, SENSITIVITY_SAMPLES)?.sqnr_db;
+        let base = self
+            .reference
+            .closeness(&self.model, SENSITIVITY_SAMPLES)?
+            .sqnr_db;
         let weighted = self.report.nodes.iter().filter(|node| {
-            node.outcome == NodeOutcome::Quantized && matches!(node.operator.as_str(), "Conv" | "Gather" | "Gemm" | "MatMul")
+            node.outcome == NodeOutcome::Quantized
+                && matches!(node.operator.as_str(), "Conv" | "Gather" | "Gemm" | "MatMul")
         });
         let mut found = Vec::new();
         for node in weighted.take(MAX_SENSITIVITIES) {
             let mut decisions = self.decisions.clone();
             decisions.float_nodes.insert(node.node.clone());
             // The last quantized node cannot be left out.
-            let Ok((model, _)) = apply(self.prepared, &decisions, self.form) else { continue };
+            let Ok((model, _)) = apply(self.prepared, &decisions, self.form) else {
+                continue;
+            };
             let closeness = self.reference.closeness(&model, SENSITIVITY_SAMPLES)?;
-            found.push(Sensitivity { node: node.node.clone(), gain_db: closeness.sqnr_db - base });
+            found.push(Sensitivity {
+                node: node.node.clone(),
+                gain_db: closeness.sqnr_db - base,
+            });
         }
         found.sort_by(|a, b| b.gain_db.total_cmp(&a.gain_db).then_with(|| a.node.cmp(&b.node)));
         Ok(found)
@@ -277,13 +333,16 @@ fn missing(goal: &Goal<'_>, closeness: Closeness, drop: Option<f64>) -> Option<S
     if let Some(target) = goal.target_sqnr_db
         && closeness.sqnr_db < target
     {
-        return Some(format!("{:.1} dB of the {target} dB asked for", closeness.sqnr_db));
+        return Some(format!(
+            "{:.1} dB of the {target} dB asked for",
+            closeness.sqnr_db
+        ));
     }
     match (goal.max_drop, drop) {
         // Metrics are shares of samples: a drop of exactly the limit must not fail by its last bit.
-        (Some((max_drop, _)), Some(drop)) if drop > max_drop + 1e-9 => {
-            Some(format!("a drop of {drop:.4} against float, {max_drop} is allowed"))
-        }
+        (Some((max_drop, _)), Some(drop)) if drop > max_drop + 1e-9 => Some(format!(
+            "a drop of {drop:.4} against float, {max_drop} is allowed"
+        )),
         _ => None,
     }
 }
@@ -294,7 +353,10 @@ mod tests {
 
     #[test]
     fn goals_say_what_is_missing() {
-        let closeness = Closeness { sqnr_db: 30.0, agreement: None };
+        let closeness = Closeness {
+            sqnr_db: 30.0,
+            agreement: None,
+        };
         let measure = |_: &Model| Ok(0.0);
         for (target_sqnr_db, max_drop, drop, expected) in [
             (None, None, None, None),
@@ -302,9 +364,17 @@ mod tests {
             (Some(35.0), None, None, Some("30.0 dB of the 35 dB asked for")),
             (None, Some(0.01), Some(0.01), None),
             (None, Some(0.01), Some(-0.5), None),
-            (None, Some(0.01), Some(0.02), Some("a drop of 0.0200 against float, 0.01 is allowed")),
+            (
+                None,
+                Some(0.01),
+                Some(0.02),
+                Some("a drop of 0.0200 against float, 0.01 is allowed"),
+            ),
         ] {
-            let goal = Goal { target_sqnr_db, max_drop: max_drop.map(|most| (most, &measure as &MeasureDrop<'_>)) };
+            let goal = Goal {
+                target_sqnr_db,
+                max_drop: max_drop.map(|most| (most, &measure as &MeasureDrop<'_>)),
+            };
             assert_eq!(missing(&goal, closeness, drop).as_deref(), expected);
         }
     }

@@ -89,10 +89,24 @@ impl GraphInput {
             return Some(format!("input `{}` is {wanted:?}, the array {got:?}", self.name));
         }
         let fits = self.shape.len() == array.shape.len()
-            && self.shape.iter().zip(&array.shape).all(|(wanted, got)| wanted.is_none_or(|wanted| wanted == *got));
-        let wanted: Vec<String> =
-            self.shape.iter().map(|length| length.map_or("?".to_owned(), |length| length.to_string())).collect();
-        (!fits).then(|| format!("input `{}` is [{}], the array {:?}", self.name, wanted.join(", "), array.shape))
+            && self
+                .shape
+                .iter()
+                .zip(&array.shape)
+                .all(|(wanted, got)| wanted.is_none_or(|wanted| wanted == *got));
+        let wanted: Vec<String> = self
+            .shape
+            .iter()
+            .map(|length| length.map_or("?".to_owned(), |length| length.to_string()))
+            .collect();
+        (!fits).then(|| {
+            format!(
+                "input `{}` is [{}], the array {:?}",
+                self.name,
+                wanted.join(", "),
+                array.shape
+            )
+        })
     }
 }
 
@@ -114,10 +128,18 @@ impl Graph {
     ///
     /// # Errors
     /// [`EngineError::Run`] when an array does not fit or the engine fails.
-    pub fn run(&mut self, arrays: &[Array], mut visit: impl FnMut(&str, &[i64], &[f32])) -> Result<(), EngineError> {
+    pub fn run(
+        &mut self,
+        arrays: &[Array],
+        mut visit: impl FnMut(&str, &[i64], &[f32]),
+    ) -> Result<(), EngineError> {
         let fail = |message: String| EngineError::Run { message };
         if arrays.len() != self.inputs.len() {
-            return Err(fail(format!("the graph has {} inputs, got {} arrays", self.inputs.len(), arrays.len())));
+            return Err(fail(format!(
+                "the graph has {} inputs, got {} arrays",
+                self.inputs.len(),
+                arrays.len()
+            )));
         }
         let mut values: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(arrays.len());
         for (input, array) in self.inputs.iter().zip(arrays) {
@@ -127,7 +149,10 @@ impl Graph {
             let value = view(array).map_err(|error| fail(format!("input `{}`: {error}", input.name)))?;
             values.push((&input.name, value));
         }
-        let outputs = self.session.run(values).map_err(|error| fail(error.to_string()))?;
+        let outputs = self
+            .session
+            .run(values)
+            .map_err(|error| fail(error.to_string()))?;
         for (name, value) in outputs.iter() {
             if let Ok((shape, values)) = value.try_extract_tensor::<f32>() {
                 visit(name, shape, values);
@@ -151,7 +176,11 @@ fn view(array: &Array) -> ort::Result<SessionInputValue<'_>> {
 }
 
 pub(super) fn open(environment: &Environment, onnx: &[u8], optimize: bool) -> Result<Graph, EngineError> {
-    let level = if optimize { GraphOptimizationLevel::All } else { GraphOptimizationLevel::Disable };
+    let level = if optimize {
+        GraphOptimizationLevel::All
+    } else {
+        GraphOptimizationLevel::Disable
+    };
     let commit = || -> ort::Result<ort::session::Session> {
         SessionBuilder::new(environment)?
             .with_intra_threads(1)
@@ -174,7 +203,10 @@ pub(super) fn open(environment: &Environment, onnx: &[u8], optimize: bool) -> Re
             element_type: *ty,
         }),
         other => Err(EngineError::Run {
-            message: format!("input `{}` is {other:?}; only tensors are understood", outlet.name()),
+            message: format!(
+                "input `{}` is {other:?}; only tensors are understood",
+                outlet.name()
+            ),
         }),
     };
     let inputs = session.inputs().iter().map(input).collect::<Result<_, _>>()?;

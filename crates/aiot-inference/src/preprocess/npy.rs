@@ -82,7 +82,11 @@ pub fn npy_header(bytes: &[u8]) -> Result<NpyHeader, String> {
 }
 
 fn parse(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
-    let NpyHeader { kind, shape, data_offset } = npy_header(bytes)?;
+    let NpyHeader {
+        kind,
+        shape,
+        data_offset,
+    } = npy_header(bytes)?;
     let data = &bytes[data_offset..];
     let (value_bytes, value): (usize, fn(&[u8]) -> f32) = match kind.as_str() {
         "<f4" => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),

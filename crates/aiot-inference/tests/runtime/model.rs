@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::common::{engine, onnx, open, package, png};
+use aiot_inference::engine::{Array, Numbers};
 use aiot_inference::{
-    Dataset, Model, Outcome, Prediction, PredictionResult, SessionOptions, evaluate, golden, observe_ranges,
+    Dataset, Model, Outcome, Prediction, PredictionResult, SessionOptions, evaluate, golden,
 };
 use aiot_package::{Metric, ModelPackage, Tolerance};
 
@@ -263,27 +264,40 @@ fn evaluates_pictures() {
 }
 
 #[test]
-fn observes_ranges_of_input_and_outputs() {
-    let (_dir, dataset) = recordings(&[("a", "0", "-3"), ("b", "0", "0.5")]);
-    let onnx = onnx("clip");
-    let input = package("clip", &onnx).input;
-    let ranges = observe_ranges(&engine(), &onnx, &input, &dataset).unwrap();
-    let expected = [
-        ("input".to_owned(), (-3.0, 0.5)),
-        ("output".to_owned(), (-1.0, 0.5)),
-    ];
-    assert_eq!(ranges, BTreeMap::from(expected));
-}
-
-#[test]
-fn observing_names_what_is_not_finite() {
-    let (_dir, dataset) = recordings(&[("a", "0", "0")]);
-    let onnx = onnx("reciprocal");
-    let input = package("reciprocal", &onnx).input;
-    let error = observe_ranges(&engine(), &onnx, &input, &dataset)
-        .unwrap_err()
-        .to_string();
-    assert_eq!(error, "sample `a`: tensor `output` holds NaN or infinity");
+fn any_graph_shows_its_outputs_and_refuses_what_does_not_fit() {
+    let mut graph = engine().graph(&onnx("clip"), false).unwrap();
+    assert_eq!(graph.inputs().len(), 1);
+    let lengths = graph.inputs()[0].shape.iter().map(|length| length.unwrap_or(1));
+    let shape: Vec<usize> = lengths.collect();
+    let count = shape.iter().product();
+    let array = |numbers| Array {
+        shape: shape.clone(),
+        numbers,
+    };
+    let mut seen = Vec::new();
+    graph
+        .run(
+            &[array(Numbers::Float32(vec![-3.0; count]))],
+            |name, _, values| {
+                seen.push((name.to_owned(), values[0]));
+            },
+        )
+        .unwrap();
+    assert_eq!(seen, [("output".to_owned(), -1.0)]);
+    for (arrays, expected) in [
+        (vec![], "the graph has 1 inputs, got 0 arrays"),
+        (vec![array(Numbers::Int64(vec![0; count]))], "the array Int64"),
+        (
+            vec![Array {
+                shape: vec![7, 7, 7, 7, 7],
+                numbers: Numbers::Float32(vec![0.0; 16807]),
+            }],
+            "the array [7, 7, 7, 7, 7]",
+        ),
+    ] {
+        let error = graph.run(&arrays, |_, _, _| ()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

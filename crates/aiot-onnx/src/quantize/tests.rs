@@ -530,3 +530,68 @@ fn shared_weights_are_stored_once_per_form() {
         &["Conv(q:x q:w) a", "Conv(q:a q:w) y_float"],
     );
 }
+
+/// The same weights and ranges give the same bytes on every processor: these digests are those of x86-64, ARM64 and
+/// ARM32 (`docs/quantization.md` says how to run this under emulation).
+#[test]
+fn bytes_are_the_same_on_every_processor() {
+    let mut builder = image();
+    builder.conv("x", "a", [70, 3, 3, 3], 1, 1);
+    builder.node("Relu", &["a"], "b");
+    builder.conv("b", "c", [70, 1, 3, 3], 70, 1);
+    builder.node("Relu", &["c"], "d");
+    // Large enough to be shared among threads.
+    builder.conv("d", "e", [1024, 70, 1, 1], 1, 0);
+    builder.node("GlobalAveragePool", &["e"], "f");
+    builder.node("Flatten", &["f"], "g");
+    builder.gemm("g", "y", 100, 1024);
+    let model = builder.model();
+    let even = crate::equalize(&model).unwrap();
+    let mut ranges = Ranges::new();
+    let mut means = BTreeMap::new();
+    for (number, name) in calibration_tensors(&model).into_iter().enumerate() {
+        let span = 0.7 + number as f32;
+        ranges.insert(
+            name.clone(),
+            Range {
+                min: -span / 3.0,
+                max: span,
+            },
+        );
+        means.insert(
+            name,
+            (0..1024)
+                .map(|channel| channel as f32 / 977.0)
+                .take(70)
+                .collect::<Vec<f32>>(),
+        );
+    }
+    let variants = [
+        (&model, U8Asymmetric, Granularity::PerChannel),
+        (&even, U8Asymmetric, Granularity::PerChannel),
+        (&even, U8Asymmetric, Granularity::PerTensor),
+        (&even, S8Symmetric, Granularity::PerChannel),
+    ];
+    let digests = variants.map(|(model, activations, granularity)| {
+        let options = StaticOptions {
+            granularity,
+            input_means: means.clone(),
+            ..StaticOptions::new(activations)
+        };
+        let bytes = quantize_static(model, &ranges, &options).unwrap().0.to_bytes();
+        // FNV-1a
+        let digest = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{digest:016x}")
+    });
+    assert_eq!(
+        digests,
+        [
+            "02a3407fcb6857bb",
+            "a9ce93e1b889d74c",
+            "a32ef6b26bd99e20",
+            "0e2d07996f64b341"
+        ]
+    );
+}

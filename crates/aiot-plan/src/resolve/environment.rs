@@ -82,14 +82,7 @@ impl Resolver {
                     "a name of its own: lower-case letters, digits and single hyphens",
                 ));
             }
-            rings.push(Ring {
-                name: ring.name.get_ref().clone(),
-                condition: ring.condition.as_ref().map(|text| text.get_ref().clone()),
-                site: ring
-                    .condition
-                    .as_ref()
-                    .map_or_else(|| site(file, &ring.name), |text| site(file, text)),
-            });
+            rings.push(self.ring(file, &environment, ring));
         }
         if self.errors.len() > before {
             return None;

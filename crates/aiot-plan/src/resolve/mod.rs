@@ -5,6 +5,7 @@
 
 mod environment;
 mod model;
+mod ring;
 mod target;
 
 use std::collections::BTreeMap;

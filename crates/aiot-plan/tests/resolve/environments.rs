@@ -114,3 +114,33 @@ fn rings() {
     "#,
     );
 }
+
+#[test]
+fn ring_policies() {
+    environment(
+        "name = \"canary\"",
+        "name = \"canary\"\npercent = 5\nsoak-hours = 12\nminimum-reported = 3\nat-most = { failed = \"2 %\", silent = 9 }\napproval = true\nquiet-hours = { from = \"06:00\", to = \"22:00\", time-zone = \"Europe/Berlin\" }",
+        "",
+    );
+    environment(
+        "name = \"canary\"",
+        "name = \"canary\"\npercent = 101\nminimum-reported = \"half\"\nat-most = { failed = -1 }\nquiet-hours = { from = \"6 am\", to = \"24:00\", time-zone = \"UTC\" }",
+        r#"
+        plan::ring_percent deployments/plant.toml:9:11 «101»
+          × environment `plant`, ring `canary`: 101 percent of the fleet are not to be had
+          ╰ 0 to 100
+        plan::ring_amount deployments/plant.toml:10:20 «"half"»
+          × environment `plant`, ring `canary`: `"half"` is no amount of devices
+          ╰ a number, 3, or a share, "5 %"
+        plan::ring_amount deployments/plant.toml:11:22 «-1»
+          × environment `plant`, ring `canary`: `-1` is no amount of devices
+          ╰ a number, 3, or a share, "5 %"
+        plan::quiet_hours deployments/plant.toml:12:24 «"6 am"»
+          × environment `plant`, ring `canary`: `6 am` is no time of day
+          ╰ hours and minutes, "06:00"
+        plan::quiet_hours deployments/plant.toml:12:37 «"24:00"»
+          × environment `plant`, ring `canary`: `24:00` is no time of day
+          ╰ hours and minutes, "06:00"
+    "#,
+    );
+}

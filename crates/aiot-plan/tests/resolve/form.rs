@@ -73,7 +73,7 @@ fn unknown_keys_in_all_files_come_in_one_run() {
         plan::unknown_key deployments/plant.toml:12:1 «nmae»
           × unknown key `nmae`
           ╰ not a key here
-          help: this table knows `name`, `condition`; did you mean `name`?
+          help: this table knows `name`, `condition`, `devices`, `percent`, `soak-hours`, `minimum-reported`, `at-most`, `approval`, `quiet-hours`; did you mean `name`?
         plan::unknown_key models.toml:14:1 «depth»
           × unknown key `depth`
           ╰ not a key here
