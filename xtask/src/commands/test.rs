@@ -173,6 +173,8 @@ struct Summary {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// Tests of the running program that said so.
+    skipped_here: u64,
     /// Within the output of tests that passed.
     is_in_successes: bool,
     /// The test there whose output follows, until it has said that it is skipped.
@@ -203,9 +205,8 @@ impl Summary {
         } else if line.starts_with("SKIPPED")
             && let Some(name) = self.test.take()
         {
-            // It counts as passed for the test program.
-            self.skipped += 1;
-            self.passed = self.passed.saturating_sub(1);
+            // It counts as passed for the test program, whose sum comes at its end.
+            self.skipped_here += 1;
             return Some(format!("test {name}: {line}"));
         }
         None
@@ -222,12 +223,13 @@ impl Summary {
                 continue;
             };
             match what {
-                "passed" => self.passed += number,
+                "passed" => self.passed += number.saturating_sub(self.skipped_here),
                 "failed" => self.failed += number,
                 "ignored" => self.skipped += number,
                 _ => {}
             }
         }
+        self.skipped += std::mem::take(&mut self.skipped_here);
     }
 }
 
