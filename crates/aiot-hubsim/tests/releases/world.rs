@@ -87,8 +87,8 @@ impl World {
         }
         let mut service = Service::new(fleet, START_SECS);
         if random.chance(20) {
-            // Little more than one release and its fall-back for each lineage.
-            service.deployment_limit = targets * 3 * 2 + 2;
+            // Little more than a release, its fall-back and one that is superseded for each lineage.
+            service.deployment_limit = targets * 3 * 3 + 1;
         }
         let mut world = World {
             seed,

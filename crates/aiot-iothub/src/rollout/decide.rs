@@ -313,8 +313,8 @@ impl<'a> Run<'a> {
     }
 
     fn create(&mut self, deployment: &Deployment) -> Result<Verdict, Verdict> {
-        self.may_enter(0)?;
         self.alone(deployment)?;
+        self.may_enter(0)?;
         let working = &self.working;
         if working.count >= self.limit {
             let (used, limit) = (working.count, self.limit);
@@ -415,7 +415,7 @@ impl<'a> Run<'a> {
             .iter()
             .position(|entry| entry.deployment.id == *id)
             .unwrap_or(0);
-        let (below, above) = (&list[..position], &list[position + 1..]);
+        let above = &list[position + 1..];
         if let Some(reason) = &current.place.rolled_back {
             return Err(Verdict::RolledBack(format!("{reason}; revert the change in git")));
         }
@@ -431,8 +431,8 @@ impl<'a> Run<'a> {
             entry.place.is_fall_back() && !leaves
         };
         if above.iter().any(all_over) || current.place.parked {
-            self.may_enter(0)?;
             self.alone(deployment)?;
+            self.may_enter(0)?;
             let place = self.place(deployment, 0);
             let why = format!("bring back, from ring `{}` on", place.ring);
             let floor = current.deployment.priority;
@@ -486,7 +486,6 @@ impl<'a> Run<'a> {
         if current.deployment.condition != deployment.rings[ring].condition {
             return self.retarget(current, &deployment.rings[ring].condition, self.working.now_secs);
         }
-        self.superseded(deployment, lineage, below, ring);
         let until_secs = current
             .place
             .since_secs
@@ -580,44 +579,38 @@ impl<'a> Run<'a> {
         Ok(Verdict::Acts(why))
     }
 
-    /// Deletes what nobody can fall back to any more: what was taken back and is not declared, and what lies beneath
-    /// the fall-back and brings nothing that the fall-back does not bring.
+    /// Deletes what nobody falls back to any more: what was taken back and is not declared, and what lies beneath a
+    /// release that has reached the same ring, unless a device still has a model from there that it should have.
     fn tidy(&mut self, deployment: &Deployment, lineage: &Lineage) {
         let list = self.working.ours.get(lineage).cloned().unwrap_or_default();
         let current = list.iter().position(|entry| entry.deployment.id == deployment.id);
+        // What is newer than the declared release is withdrawn in its own order.
+        let list = &list[..current.map_or(list.len(), |current| current + 1)];
+        let is_fall_back =
+            |(index, entry): &(usize, &Ours)| Some(*index) != current && entry.place.is_fall_back();
         let fall_back = list
             .iter()
             .enumerate()
-            .rposition(|(index, entry)| Some(index) != current && entry.place.is_fall_back());
+            .rfind(is_fall_back)
+            .map(|(index, _)| index);
+        let reach = |entry: &Ours| match entry.place.finished_secs {
+            Some(_) => usize::MAX,
+            None => self.working.declared.ring_index(&entry.place.ring).unwrap_or(0),
+        };
+        let mut gone = Vec::new();
         for (index, entry) in list.iter().enumerate() {
-            // What is newer than the declared release is withdrawn in its own order.
-            if Some(index) == current || current.is_some_and(|current| index > current) {
+            if Some(index) == current || Some(index) == fall_back {
                 continue;
             }
-            let beneath = fall_back.is_some_and(|fall_back| {
-                let above = &list[fall_back].deployment.content;
-                index < fall_back && !leaves_over(deployment.kind, &entry.deployment.content, above)
-            });
-            let id = &entry.deployment.id;
-            if entry.place.rolled_back.is_some() || beneath {
-                // Where it would strand a device it stays; the step that needs its place says so.
-                let _ = self.working.delete(lineage, id, format!("retire `{id}`"));
+            let live = |above: &&Ours| above.place.rolled_back.is_none() && !above.place.parked;
+            let mut above = list[index + 1..].iter().filter(live);
+            if entry.place.rolled_back.is_some() || above.any(|above| reach(above) >= reach(entry)) {
+                gone.push(entry.deployment.id.clone());
             }
         }
-    }
-
-    /// Deletes what lies beneath, never finished, and has no devices of its own any more.
-    fn superseded(&mut self, deployment: &Deployment, lineage: &Lineage, below: &[Ours], ring: usize) {
-        let declared = self.working.declared;
-        let content = declared.content(&deployment.id).cloned().unwrap_or_default();
-        for entry in below {
-            let unfinished = entry.place.finished_secs.is_none();
-            let covered = declared.ring_index(&entry.place.ring).unwrap_or(0) <= ring;
-            if unfinished && covered && !leaves_over(deployment.kind, &entry.deployment.content, &content) {
-                let why = format!("`{}` is superseded", entry.deployment.id);
-                // Its ring was another one then, and it still has devices of its own: it stays until they are covered.
-                let _ = self.working.delete(lineage, &entry.deployment.id, why);
-            }
+        for id in gone {
+            // Where it would strand a device it stays, until a release above brings what it brings.
+            let _ = self.working.delete(lineage, &id, format!("retire `{id}`"));
         }
     }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::declared::{Declared, Lineage};
 use super::labels::Place;
 use super::state::{Device, HubDeployment};
+use crate::condition::Condition;
 use crate::limits;
 use crate::merge::{MergeError, Merged, merge};
 use crate::ring::{WAVE_TAG, wave};
@@ -86,22 +87,45 @@ pub fn effective<'a>(
     Ok(Some((std::iter::once(base).chain(layers).collect(), merged)))
 }
 
+/// Deployments with their conditions read once, for many devices.
+pub struct Readable<'a>(Vec<(&'a HubDeployment, Option<Condition>)>);
+
+impl<'a> Readable<'a> {
+    /// Reads the conditions.
+    pub fn new(deployments: &'a [HubDeployment]) -> Readable<'a> {
+        let mut list: Vec<_> = deployments
+            .iter()
+            .map(|one| (one, one.parsed_condition()))
+            .collect();
+        list.sort_by(|a, b| a.0.order().cmp(&b.0.order()));
+        Readable(list)
+    }
+
+    /// Those that match a device, lowest first.
+    pub fn matching(&self, device: &Device) -> Vec<&'a HubDeployment> {
+        let matches = |condition: &Option<Condition>| {
+            condition
+                .as_ref()
+                .is_some_and(|condition| condition.matches(&device.id, &device.tags))
+        };
+        self.0
+            .iter()
+            .filter(|(_, condition)| matches(condition))
+            .map(|(one, _)| *one)
+            .collect()
+    }
+}
+
 /// Explains one device.
 ///
 /// # Errors
 /// As [`effective`].
 pub fn explain(
     declared: &Declared,
-    deployments: &[HubDeployment],
+    deployments: &Readable<'_>,
     device: &Device,
 ) -> Result<Explanation, MergeError> {
-    let matches = |deployment: &&HubDeployment| {
-        deployment
-            .parsed_condition()
-            .is_some_and(|condition| condition.matches(&device.id, &device.tags))
-    };
-    let mut found: Vec<&HubDeployment> = deployments.iter().filter(matches).collect();
-    found.sort_by(|a, b| a.order().cmp(&b.order()));
+    let found = deployments.matching(device);
     let result = effective(found.iter().copied())?;
     let (used, merged) = result.unwrap_or_default();
     let matching = found

@@ -33,7 +33,7 @@ mod working;
 pub use apply::{ApplyError, Hub, HubError, HubErrorKind, apply};
 pub use decide::{Decision, Intent, LineageReport, Refusal, Verdict, decide};
 pub use declared::{Declared, DeclaredError, Lineage};
-pub use explain::{Explanation, effective, explain};
+pub use explain::{Explanation, Readable, effective, explain};
 pub use health::{Standing, Tally};
 pub use labels::Place;
 pub use rollback::rollback;
