@@ -1,0 +1,499 @@
+//! Single steps of a roll-out, each as one short story on a small fleet.
+
+use std::collections::BTreeMap;
+
+use aiot_hubsim::{Behaviour, Direct, Fleet, Quality, Service, Trouble};
+use aiot_iothub::quiet::QuietHours;
+use aiot_iothub::rollout::{
+    Declared, Hub, Intent, Readable, Refusal, Verdict, apply, decide, explain, fingerprint, rollback,
+};
+use aiot_iothub::{
+    AccuracySummary, ModuleRelease, Release, Ring, SystemModule, SystemModules, TargetRelease, render,
+};
+use aiot_package::{Digest, Precision};
+use serde_json::{Map, json};
+
+const HOUR_SECS: u64 = 3600;
+/// 2026-06-01, a Monday, 00:00 UTC.
+const START_SECS: u64 = 1_780_272_000;
+
+fn module(name: &str, image: &str) -> ModuleRelease {
+    ModuleRelease {
+        name: name.to_owned(),
+        model: name.to_owned(),
+        model_version: "1.0.0".to_owned(),
+        image_repository: name.to_owned(),
+        image_digest: Digest::of(image.as_bytes()),
+        platform: "linux/arm64".to_owned(),
+        size_bytes: 100 << 20,
+        create_options: Map::new(),
+        env: BTreeMap::new(),
+        startup_order: None,
+        restart_policy: Default::default(),
+        routes: BTreeMap::new(),
+        condition: None,
+        accuracy: AccuracySummary {
+            metric: "accuracy".to_owned(),
+            float: 0.9,
+            quantized: 0.9,
+            precision: Precision::Int8,
+        },
+        desired: Map::new(),
+    }
+}
+
+fn image(of: &str) -> String {
+    format!("localhost/aiot/m@{}", Digest::of(of.as_bytes()))
+}
+
+fn release(runtime: &str, modules: Vec<ModuleRelease>) -> Release {
+    let system = |name: &str| SystemModule {
+        image: format!("localhost/azureiotedge-{name}@{}", Digest::of(runtime.as_bytes())),
+        env: BTreeMap::new(),
+        create_options: Map::new(),
+    };
+    let mut canary = Ring::new("canary", Some("tags.ring = 'canary'"));
+    canary.soak_hours = 1;
+    let mut all = Ring::new("all", None);
+    all.soak_hours = 1;
+    Release {
+        environment: "prod".to_owned(),
+        registry_prefix: "localhost/aiot".to_owned(),
+        system: SystemModules {
+            edge_agent: system("agent"),
+            edge_hub: system("hub"),
+        },
+        rings: vec![canary, all],
+        targets: vec![TargetRelease {
+            name: "pi".to_owned(),
+            condition: "tags.kind = 'pi'".to_owned(),
+            disk_bytes: Some(1 << 30),
+            link_kbit_per_s: Some(8000),
+            create_options: Map::new(),
+            edge_hub_env: BTreeMap::new(),
+            external_modules: Vec::new(),
+            modules,
+        }],
+    }
+}
+
+/// Ten devices, two of them canaries.
+struct Plant {
+    service: Service,
+    sequence: u64,
+    declared: Declared,
+}
+
+fn declared(release: &Release, sequence: u64) -> Declared {
+    let files = render(release).unwrap().files;
+    Declared::parse(
+        &files["deployments.json"],
+        &|path| files.get(path).cloned(),
+        sequence,
+        &format!("c{sequence}"),
+    )
+    .unwrap()
+}
+
+impl Plant {
+    fn new(first: &Release) -> Plant {
+        let mut fleet = Fleet::default();
+        for number in 0..10 {
+            let ring = if number < 2 { "canary" } else { "rest" };
+            fleet.add(
+                &format!("d{number}"),
+                json!({"kind": "pi", "ring": ring}),
+                Behaviour::GOOD,
+            );
+        }
+        Plant {
+            service: Service::new(fleet, START_SECS),
+            sequence: 1,
+            declared: declared(first, 1),
+        }
+    }
+
+    fn commit(&mut self, release: &Release) {
+        self.sequence += 1;
+        self.declared = declared(release, self.sequence);
+    }
+
+    /// One run; gives what it did or waits for, without ids.
+    fn run(&mut self, intent: &Intent) -> Vec<String> {
+        let mut hub = Direct {
+            service: &mut self.service,
+            pacer: None,
+        };
+        let snapshot = hub.snapshot().unwrap();
+        let decision = decide(&self.declared, &snapshot, intent).unwrap();
+        apply(&mut hub, &decision.steps, &mut |_| {}).unwrap();
+        let verdict = |verdict: &Verdict| match verdict {
+            Verdict::Acts(_) => None,
+            Verdict::Finished => None,
+            Verdict::Waits(why) => Some(format!("waits: {why}")),
+            Verdict::Stopped(why) => Some(format!("stopped: {why}")),
+            Verdict::RolledBack(why) => Some(format!("rolled back: {why}")),
+            Verdict::Refused(why) => Some(format!("refused: {why}")),
+        };
+        let stem = |id: &str| id.split('-').nth(2).unwrap_or_default().to_owned();
+        let steps = decision.steps.iter().map(|step| {
+            format!(
+                "{}: {} ({} → {})",
+                stem(step.action.subject()),
+                step.why,
+                step.devices_before,
+                step.devices_after
+            )
+        });
+        let waits = decision
+            .lineages
+            .iter()
+            .filter_map(|one| Some(format!("{}: {}", one.lineage.stem, verdict(&one.verdict)?)));
+        steps.chain(waits).collect()
+    }
+
+    fn pass(&mut self, hours: u64) {
+        for _ in 0..hours {
+            self.service.pass(HOUR_SECS);
+        }
+    }
+
+    /// Runs every two hours until nothing is left to do.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            self.pass(2);
+            if self.run(&Intent::default()).is_empty() {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn running(&self, device: &str) -> Option<&String> {
+        self.service.fleet.devices[device].running.get("m")
+    }
+}
+
+#[track_caller]
+fn check(found: &[String], expected: &[&str]) {
+    let short: Vec<String> = found
+        .iter()
+        .map(|line| {
+            // Ids of deployments differ with their contents.
+            let words: Vec<&str> = line
+                .split(' ')
+                .map(|word| if word.starts_with("`prod-") { "ID" } else { word })
+                .collect();
+            words.join(" ")
+        })
+        .collect();
+    assert_eq!(short, expected);
+}
+
+#[test]
+fn the_first_release() {
+    let mut plant = Plant::new(&release("r1", vec![module("m", "a")]));
+    let intent = Intent::default();
+    check(
+        &plant.run(&intent),
+        &[
+            "base: create for ring `canary` (0 → 2)",
+            "models: waits: the runtime ID first",
+        ],
+    );
+    check(
+        &plant.run(&intent),
+        &[
+            "base: waits: soaks in ring `canary` until 2026-06-01T01:00:00Z",
+            "models: waits: the runtime ID first",
+        ],
+    );
+    plant.pass(2);
+    check(
+        &plant.run(&intent),
+        &[
+            "base: widen from ring `canary` to `all` (2 → 10)",
+            "models: waits: the runtime ID first",
+        ],
+    );
+    plant.pass(2);
+    check(
+        &plant.run(&intent),
+        &[
+            "base: finish: 10 of 10 devices are good (10 → 10)",
+            "models: waits: the runtime ID first",
+        ],
+    );
+    check(
+        &plant.run(&intent),
+        &["models: create for ring `canary`, at most 100 MiB or 2 minutes per device (0 → 2)"],
+    );
+    plant.settle();
+    check(&plant.run(&intent), &[]);
+    assert_eq!(plant.running("d9"), Some(&image("a")));
+}
+
+#[test]
+fn a_bad_release_stops_in_the_canary_and_goes_back() {
+    let mut plant = Plant::new(&release("r1", vec![module("m", "a")]));
+    plant.settle();
+    plant.commit(&release("r1", vec![module("m", "b")]));
+    plant.service.fleet.qualities.insert(
+        image("b"),
+        Quality {
+            fails_percent: 100,
+            trouble: Trouble::SelfCheck,
+        },
+    );
+    let intent = Intent::default();
+    check(
+        &plant.run(&intent),
+        &["models: create for ring `canary`, at most 100 MiB or 2 minutes per device (0 → 2)"],
+    );
+    plant.pass(2);
+    let reason = "2 of 2 devices in ring `canary` are with a failed self-check, more than 5 %";
+    check(
+        &plant.run(&intent),
+        &[
+            &format!("models: stop: {reason} (2 → 2)"),
+            &format!("models: stopped: {reason}"),
+        ],
+    );
+    plant.pass(48);
+    check(&plant.run(&intent), &[&format!("models: stopped: {reason}")]);
+    assert_eq!(
+        (plant.running("d0"), plant.running("d2")),
+        (Some(&image("b")), Some(&image("a")))
+    );
+    // `resume` does not help while the devices are not well.
+    check(
+        &plant.run(&Intent {
+            resume: true,
+            ..Intent::default()
+        }),
+        &[&format!("models: stopped: {reason}")],
+    );
+
+    let mut hub = Direct {
+        service: &mut plant.service,
+        pacer: None,
+    };
+    let snapshot = hub.snapshot().unwrap();
+    let decision = rollback(&plant.declared, &snapshot, "m", "wrong labels").unwrap();
+    apply(&mut hub, &decision.steps, &mut |_| {}).unwrap();
+    let snapshot = hub.snapshot().unwrap();
+    assert!(
+        rollback(&plant.declared, &snapshot, "m", "again")
+            .unwrap()
+            .steps
+            .is_empty()
+    );
+    plant.pass(2);
+    assert_eq!(plant.running("d0"), Some(&image("a")));
+    check(
+        &plant.run(&intent),
+        &["models: rolled back: wrong labels; revert the change in git"],
+    );
+    plant.commit(&release("r1", vec![module("m", "a")]));
+    check(
+        &plant.run(&intent),
+        &[
+            "models: the newer commit asks for this release (10 → 10)",
+            "models: withdraw ID which is not declared any more (0 → 0)",
+        ],
+    );
+    check(&plant.run(&intent), &[]);
+}
+
+#[test]
+fn a_finished_release_goes_back_ring_by_ring_when_git_says_so() {
+    let mut plant = Plant::new(&release("r1", vec![module("m", "a")]));
+    plant.settle();
+    plant.commit(&release("r1", vec![module("m", "b")]));
+    plant.settle();
+    plant.commit(&release("r1", vec![module("m", "a")]));
+    check(
+        &plant.run(&Intent::default()),
+        &["models: bring back, from ring `canary` on (10 → 2)"],
+    );
+    plant.pass(2);
+    assert_eq!(
+        (plant.running("d0"), plant.running("d2")),
+        (Some(&image("a")), Some(&image("b")))
+    );
+    plant.settle();
+    assert_eq!(plant.running("d2"), Some(&image("a")));
+}
+
+#[test]
+fn a_model_that_leaves_goes_when_all_is_through() {
+    let mut plant = Plant::new(&release("r1", vec![module("m", "a"), module("n", "n")]));
+    plant.settle();
+    plant.commit(&release("r1", vec![module("m", "b")]));
+    plant.settle();
+    assert!(!plant.service.fleet.devices["d5"].running.contains_key("n"));
+    // The release before it is parked, and comes back whole.
+    let mut hub = Direct {
+        service: &mut plant.service,
+        pacer: None,
+    };
+    let snapshot = hub.snapshot().unwrap();
+    let decision = rollback(&plant.declared, &snapshot, "m", "n is needed").unwrap();
+    let why: Vec<String> = decision.steps.iter().map(|step| step.why.clone()).collect();
+    check(
+        &why,
+        &["ID covers the devices again", "take ID back: n is needed"],
+    );
+    apply(&mut hub, &decision.steps, &mut |_| {}).unwrap();
+    plant.pass(2);
+    assert_eq!(plant.running("d5"), Some(&image("a")));
+    assert!(plant.service.fleet.devices["d5"].running.contains_key("n"));
+}
+
+#[test]
+fn approval_and_quiet_hours() {
+    let mut first = release("r1", vec![module("m", "a")]);
+    first.rings[1].approval = true;
+    first.rings[0].quiet_hours = Some(QuietHours {
+        from: "06:00".to_owned(),
+        to: "22:00".to_owned(),
+        time_zone: "Europe/Berlin".to_owned(),
+    });
+    let mut plant = Plant::new(&first);
+    plant.pass(5);
+    let waits = "models: waits: the runtime ID first";
+    check(
+        &plant.run(&Intent::default()),
+        &["base: waits: ring `canary` has quiet hours", waits],
+    );
+    plant.pass(16);
+    check(
+        &plant.run(&Intent::default()),
+        &["base: create for ring `canary` (0 → 2)", waits],
+    );
+    plant.pass(2);
+    check(
+        &plant.run(&Intent::default()),
+        &[
+            "base: waits: approval for ring `all`: advance with --approve",
+            waits,
+        ],
+    );
+    let approve = Intent {
+        approve: Some("Ada".to_owned()),
+        ..Intent::default()
+    };
+    check(
+        &plant.run(&approve),
+        &["base: widen from ring `canary` to `all` (2 → 10)", waits],
+    );
+    assert!(plant.service.peek().any(|one| {
+        one.labels
+            .get("aiot-approved-by")
+            .is_some_and(|by| by == "Ada for all")
+    }));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let mut big = release("r1", vec![module("m", "a")]);
+    big.targets[0].disk_bytes = Some(150 << 20);
+    let mut plant = Plant::new(&big);
+    plant.settle();
+    let mut next = release("r1", vec![module("m", "b")]);
+    next.targets[0].disk_bytes = Some(150 << 20);
+    plant.commit(&next);
+    check(
+        &plant.run(&Intent::default()),
+        &[
+            "models: refused: old and new images are 200 MiB, and the devices have 150 MiB for them: they must fit together",
+        ],
+    );
+    plant.service.deployment_limit = 2;
+    plant.commit(&release("r1", vec![module("m", "b")]));
+    check(
+        &plant.run(&Intent::default()),
+        &["models: refused: the hub has 2 of 2 deployments: delete what nobody needs"],
+    );
+}
+
+#[test]
+fn an_old_checkout_and_broken_labels_touch_nothing() {
+    let first = release("r1", vec![module("m", "a")]);
+    let mut plant = Plant::new(&first);
+    plant.settle();
+    plant.commit(&release("r1", vec![module("m", "b")]));
+    plant.run(&Intent::default());
+    let mut hub = Direct {
+        service: &mut plant.service,
+        pacer: None,
+    };
+    let mut snapshot = hub.snapshot().unwrap();
+    let error = decide(&declared(&first, 1), &snapshot, &Intent::default()).unwrap_err();
+    assert!(matches!(error, Refusal::OutOfDate { .. }), "{error}");
+    snapshot.deployments[0].labels.remove("aiot-ring");
+    let error = decide(&plant.declared, &snapshot, &Intent::default()).unwrap_err();
+    assert!(error.to_string().contains("label `aiot-ring`"), "{error}");
+}
+
+#[test]
+fn one_device_is_explained() {
+    let mut plant = Plant::new(&release("r1", vec![module("m", "a")]));
+    plant.settle();
+    plant.commit(&release("r1", vec![module("m", "b")]));
+    plant.run(&Intent::default());
+    let mut hub = Direct {
+        service: &mut plant.service,
+        pacer: None,
+    };
+    let snapshot = hub.snapshot().unwrap();
+    let explained = |number: usize| {
+        explain(
+            &plant.declared,
+            &Readable::new(&snapshot.deployments),
+            &snapshot.devices[number],
+        )
+        .unwrap()
+    };
+    let roles = |number: usize| {
+        explained(number)
+            .matching
+            .iter()
+            .map(|one| one.role)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (roles(0), roles(5)),
+        (vec!["base", "layer", "layer"], vec!["base", "layer"])
+    );
+    assert_eq!(
+        (
+            explained(0).rings[1].ring.as_str(),
+            explained(5).rings[1].ring.as_str()
+        ),
+        ("canary", "all")
+    );
+    let of = |number: usize| {
+        let pointer = "/modulesContent/$edgeAgent/properties.desired/modules/m/settings/image";
+        explained(number)
+            .merged
+            .pointer(pointer)
+            .and_then(|image| image.as_str().map(str::to_owned))
+    };
+    assert_eq!((of(0), of(5)), (Some(image("b")), Some(image("a"))));
+}
+
+#[test]
+fn a_saved_plan_fits_one_state_of_the_hub() {
+    let mut plant = Plant::new(&release("r1", vec![module("m", "a")]));
+    plant.settle();
+    let of = |service: &mut Service| {
+        let list = Direct { service, pacer: None }.deployments().unwrap();
+        fingerprint(&list, ["a", "b"].into_iter())
+    };
+    let before = of(&mut plant.service);
+    assert_eq!(before, of(&mut plant.service));
+    plant.commit(&release("r1", vec![module("m", "b")]));
+    plant.run(&Intent::default());
+    assert_ne!(before, of(&mut plant.service));
+}
