@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aiot_oci::Digest;
 use aiot_plan::declare::BuilderKind;
-use aiot_plan::plan::Facts;
+use aiot_plan::plan::{CalibrationRecord, Facts};
 use aiot_plan::records::{CALIBRATION_FILE, Calibration, MEASURED_FILE, MeasuredFile};
 use aiot_plan::{ModelName, ModuleName, Workspace};
 use aiot_toolchain::builder::{container_builder, system_linker};
@@ -243,9 +243,14 @@ fn read_records(
         let text = String::from_utf8(bytes).map_err(|_| broken(CALIBRATION_FILE, "not UTF-8".to_owned()))?;
         let calibration = Calibration::parse(&text).map_err(|reason| broken(CALIBRATION_FILE, reason))?;
         let digest = Digest::of(text.as_bytes());
-        facts
-            .calibrations
-            .insert(model.clone(), (calibration.subject, digest));
+        facts.calibrations.insert(
+            model.clone(),
+            CalibrationRecord {
+                subject: calibration.subject,
+                made_from: calibration.made_from,
+                file: digest,
+            },
+        );
         observation.records.insert(digest, text.into_bytes());
         calibration_file = Some(digest);
     }

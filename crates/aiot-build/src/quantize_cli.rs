@@ -10,7 +10,7 @@ pub use aiot_onnx::{Dimension, Granularity, NodeOutcome, OperatorUse, TensorFact
 use aiot_package::Metric;
 pub use aiot_package::Precision;
 use aiot_plan::lock::Lock;
-use aiot_plan::plan::{Unlocked, calibration_subject_of, package_parameters};
+use aiot_plan::plan::{Unlocked, calibration_inputs_of, calibration_subject_of, package_parameters};
 use aiot_plan::records::CALIBRATION_FILE;
 use aiot_plan::tools;
 use aiot_toolchain::wheels;
@@ -266,7 +266,7 @@ pub fn declared(
     let subject = calibration_subject_of(model, &workspace, &facts);
     if let (Some(found), Some(subject)) = (found.and_then(|variant| variant.found.as_ref()), subject) {
         let path = record_dir(paths, &model.name).join(CALIBRATION_FILE);
-        let record = record(subject, &samples, found);
+        let record = record(subject, calibration_inputs_of(model, &facts), &samples, found);
         if write_if_changed(&path, record.render().as_bytes())? {
             outcome.written.push(path);
         }

@@ -320,13 +320,10 @@ impl fmt::Display for DirtyReason {
 
 /// What differs between an action's last run and now.
 pub fn compare(
-    previous: Option<&Record>,
+    previous: &Record,
     parameters: &Map<String, Value>,
     inputs: &BTreeMap<String, Digest>,
 ) -> Vec<DirtyReason> {
-    let Some(previous) = previous else {
-        return vec![DirtyReason::New];
-    };
     let mut reasons = Vec::new();
     let names: std::collections::BTreeSet<&String> = previous.inputs.keys().chain(inputs.keys()).collect();
     for name in names {
@@ -352,6 +349,23 @@ pub fn compare(
     if reasons.is_empty() {
         // The same key as last time, so its record was thrown away.
         reasons.push(DirtyReason::New);
+    }
+    reasons
+}
+
+/// What differs between a committed record that is stale and now, where the action never ran on this machine.
+pub fn compare_recorded(
+    recorded: &BTreeMap<String, Digest>,
+    inputs: &BTreeMap<String, Digest>,
+) -> Vec<DirtyReason> {
+    let changed = inputs
+        .iter()
+        .filter(|(name, digest)| recorded.get(*name).is_some_and(|before| before != *digest));
+    let reasons: Vec<DirtyReason> = changed
+        .map(|(input, _)| DirtyReason::InputChanged { input: input.clone() })
+        .collect();
+    if reasons.is_empty() {
+        return vec![DirtyReason::New];
     }
     reasons
 }

@@ -42,6 +42,9 @@ pub struct Calibration {
     /// Nodes that stay float, since the budget needs it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub float_nodes: Vec<String>,
+    /// Model, data sets and labels that it was made from, so that a stale record says what changed since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub made_from: BTreeMap<String, Digest>,
     /// What was tried, for the reviewer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<Tried>,
@@ -193,23 +196,33 @@ pub fn render_measured(file: &MeasuredFile) -> String {
     format!("{{\n{}\n}}\n", entries.join(",\n"))
 }
 
-/// The subject of a calibration.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a list of everything that a calibration depends on"
-)]
-pub fn calibration_subject(
+/// What a calibration is made from, by the names that its action gives these inputs.
+pub fn calibration_inputs(
     source: Digest,
     samples: Digest,
     evaluation: Digest,
     labels: Option<Digest>,
+) -> BTreeMap<String, Digest> {
+    let mut inputs = BTreeMap::from([
+        ("model".to_owned(), source),
+        ("calibration set".to_owned(), samples),
+        ("evaluation set".to_owned(), evaluation),
+    ]);
+    inputs.extend(labels.map(|labels| ("labels".to_owned(), labels)));
+    inputs
+}
+
+/// The subject of a calibration made from [`calibration_inputs`].
+pub fn calibration_subject(
+    inputs: &BTreeMap<String, Digest>,
     precision: Precision,
     granularity: Granularity,
     budget: &Budget,
     engine_version: &str,
 ) -> Digest {
     subject(&serde_json::json!({
-        "source": source, "samples": samples, "evaluation": evaluation, "labels": labels, "precision": precision,
+        "source": inputs.get("model"), "samples": inputs.get("calibration set"),
+        "evaluation": inputs.get("evaluation set"), "labels": inputs.get("labels"), "precision": precision,
         "granularity": granularity, "budget": budget, "method": CALIBRATION_METHOD, "engine": engine_version,
     }))
 }

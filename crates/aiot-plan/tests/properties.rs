@@ -336,6 +336,7 @@ proptest! {
             samples,
             equalized: samples % 2 == 0,
             float_nodes: means.keys().cloned().collect(),
+            made_from: means.keys().map(|name| (name.clone(), subject)).collect(),
             tried: tried.collect(),
             ranges,
             means,

@@ -59,11 +59,19 @@ impl Task<'_> {
             max_drop: Some((budget.max_drop, &drop)),
         };
         let found = search(&engine, &prepared, &samples, form, &goal).map_err(|error| self.fail(error))?;
+        // The engine is named by its version: its wheel is another one on every kind of build host, and code is in the
+        // method's name.
+        let made_from = self
+            .inputs
+            .iter()
+            .filter(|(name, _)| *name != "engine" && !name.starts_with("code of "))
+            .map(|(name, input)| (name.clone(), input.digest))
+            .collect();
         // A budget that is missed is told by the release, side by side with all others.
         if let Some(shortfall) = &found.shortfall {
             (self.context.events)(Event::Warning(format!("{name} {precision}: {shortfall}")));
         }
-        let record = record::record(subject, &samples, &found);
+        let record = record::record(subject, made_from, &samples, &found);
         Ok(self.one("ranges", self.put(record.render().as_bytes())?))
     }
 

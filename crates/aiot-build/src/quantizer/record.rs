@@ -11,7 +11,12 @@ use super::samples::Samples;
 use super::search::{Decisions, Found, Step};
 
 /// The record of what was found.
-pub fn record(subject: Digest, samples: &Samples, found: &Found) -> Calibration {
+pub fn record(
+    subject: Digest,
+    made_from: BTreeMap<String, Digest>,
+    samples: &Samples,
+    found: &Found,
+) -> Calibration {
     let decisions = &found.decisions;
     Calibration {
         subject,
@@ -21,6 +26,7 @@ pub fn record(subject: Digest, samples: &Samples, found: &Found) -> Calibration 
         range_method: decisions.method.clone(),
         equalized: decisions.equalized,
         float_nodes: decisions.float_nodes.iter().cloned().collect(),
+        made_from,
         tried: found.steps.iter().map(tried).collect(),
         ranges: decisions
             .ranges

@@ -45,6 +45,11 @@ impl Memory {
             .map(|text| serde_json::from_str(text).unwrap())
     }
 
+    /// An action never ran here.
+    pub fn forget(&mut self, id: &str) {
+        self.last.remove(id);
+    }
+
     /// What an action made last.
     #[track_caller]
     pub fn output(&self, id: &str, output: &str) -> Digest {

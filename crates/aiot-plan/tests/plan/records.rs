@@ -1,7 +1,7 @@
 //! Committed calibrations and measurements: used where they were made from what is declared, else made anew.
 
 use aiot_package::{Digest, Precision};
-use aiot_plan::plan::Source;
+use aiot_plan::plan::{CalibrationRecord, Source, calibration_inputs_of};
 
 use crate::bench::{Bench, digest, model_name, same};
 
@@ -23,11 +23,16 @@ fn subject(bench: &Bench, id: &str) -> Digest {
 
 /// Commits what `calibrate digits` made.
 fn commit_calibration(bench: &mut Bench) {
-    let record = (
-        subject(bench, "calibrate digits"),
-        bench.memory.output("calibrate digits", "ranges"),
-    );
-    bench.facts.calibrations.insert(model_name("digits"), record);
+    let name = model_name("digits");
+    let mut made_from = calibration_inputs_of(&bench.workspace().models[&name], &bench.facts);
+    // The bench's fetch makes up a content.
+    made_from.insert("model".to_owned(), bench.memory.output("fetch digits", "model"));
+    let record = CalibrationRecord {
+        subject: subject(bench, "calibrate digits"),
+        made_from,
+        file: bench.memory.output("calibrate digits", "ranges"),
+    };
+    bench.facts.calibrations.insert(name, record);
 }
 
 /// Commits what an evaluation made.
@@ -59,7 +64,8 @@ fn a_committed_calibration_is_not_made_again() {
     // The ranges are the same bytes, so all that was made from them stands.
     assert_eq!(bench.release(), "");
     // Another machine found other ranges: they count.
-    bench.facts.calibrations.get_mut(&model_name("digits")).unwrap().1 = digest("of another machine");
+    let record = bench.facts.calibrations.get_mut(&model_name("digits"));
+    record.unwrap().file = digest("of another machine");
     same(
         &bench.release(),
         r#"
@@ -98,12 +104,30 @@ fn a_calibration_of_something_else_is_made_again() {
 }
 
 #[test]
-fn a_model_that_is_not_quantized_needs_no_calibration() {
+fn where_the_calibration_never_ran_its_record_says_what_changed() {
     let mut bench = Bench::built();
+    commit_calibration(&mut bench);
+    bench.memory.forget("calibrate digits");
     bench
         .facts
-        .calibrations
-        .insert(model_name("bearing"), (digest("any"), digest("any")));
+        .datasets
+        .insert("models/digits/calibration".to_owned(), digest("edited"));
+    let told = bench.release();
+    assert_eq!(
+        told.lines().next(),
+        Some("calibrate digits: calibration set changed")
+    );
+}
+
+#[test]
+fn a_model_that_is_not_quantized_needs_no_calibration() {
+    let mut bench = Bench::built();
+    let record = CalibrationRecord {
+        subject: digest("any"),
+        made_from: std::collections::BTreeMap::new(),
+        file: digest("any"),
+    };
+    bench.facts.calibrations.insert(model_name("bearing"), record);
     assert_eq!(bench.release(), "");
 }
 
