@@ -1,8 +1,10 @@
 //! TOML text → spanned structs, with every error of the file instead of the first only.
 //!
 //! serde stops at the first error. So the entry at fault is taken out of the parsed document and the rest is tried
-//! again, until nothing is left to complain about. A value comes out only where there was no error at all.
+//! again, until nothing is left to complain about. What comes out then is the file without the entities (a model, a
+//! target) that had an error, so that mistakes in the meaning of the others are told in the same run.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde::de::DeserializeOwned;
@@ -26,32 +28,61 @@ pub struct SyntaxError {
     pub span: Range<usize>,
 }
 
-/// Parses `text` as `T`.
-///
-/// # Errors
-/// All errors of form: TOML syntax, or unknown keys, wrong types and missing keys.
-pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Vec<SyntaxError>> {
-    let (mut table, syntax) = DeTable::parse_recoverable(text);
+/// What could be read of a file.
+#[derive(Debug)]
+pub struct Parsed<T> {
+    /// The file without its broken entities; `None` where nothing of it can be read.
+    pub value: Option<T>,
+    /// All errors of form: TOML syntax, or unknown keys, wrong types and missing keys.
+    pub errors: Vec<SyntaxError>,
+    /// Names of entities (`x` of `[model.x]`) that had an error.
+    pub broken: BTreeSet<String>,
+}
+
+/// Parses `text` as `T`, a struct of maps from names to entities.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Parsed<T> {
+    let mut parsed = Parsed {
+        value: None,
+        errors: Vec::new(),
+        broken: BTreeSet::new(),
+    };
+    let (table, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
-        return Err(syntax.iter().take(MAX_ERRORS).map(error).collect());
+        parsed.errors = syntax.iter().take(MAX_ERRORS).map(error).collect();
+        return parsed;
     }
-    let mut errors: Vec<SyntaxError> = Vec::new();
+    let mut rest = table.clone();
     let mut removed: Vec<Removed> = Vec::new();
-    loop {
-        let failure = match T::deserialize(Deserializer::from(table.clone())) {
-            Ok(value) if errors.is_empty() => return Ok(value),
-            Ok(_) => return Err(errors),
+    let mut entities: BTreeSet<KeyPath> = BTreeSet::new();
+    let value = loop {
+        let failure = match T::deserialize(Deserializer::from(rest.clone())) {
+            Ok(value) => break value,
             Err(failure) => error(&failure),
         };
-        let path = find(table.get_ref(), &failure.span);
+        let path = find(rest.get_ref(), &failure.span);
         if !is_consequence(&failure, &removed) {
-            errors.push(failure);
+            parsed.errors.push(failure);
         }
-        match path.and_then(|path| remove(table.get_mut(), 0..0, &path)) {
-            Some(entry) if errors.len() < MAX_ERRORS && removed.len() < MAX_REMOVED => removed.push(entry),
-            _ => return Err(errors),
+        let Some(path) = path else { return parsed };
+        if parsed.errors.len() >= MAX_ERRORS || removed.len() >= MAX_REMOVED {
+            return parsed;
         }
+        match remove(rest.get_mut(), 0..0, &path) {
+            Some(entry) => removed.push(entry),
+            None => return parsed,
+        }
+        entities.extend(path.get(..2).map(<[String]>::to_vec));
+    };
+    parsed.broken = entities.iter().map(|path| path[1].clone()).collect();
+    // What is left of a broken entity is not what anybody wrote.
+    for path in &entities {
+        remove(rest.get_mut(), 0..0, path);
     }
+    parsed.value = match entities.is_empty() {
+        true => Some(value),
+        false => T::deserialize(Deserializer::from(rest)).ok(),
+    };
+    parsed
 }
 
 /// Keys from the root to an entry; an element of an array counts by its number.
@@ -205,7 +236,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
-        let errors = parse::<File>(text).map_or_else(|errors| errors, |_| Vec::new());
+        let errors = parse::<File>(text).errors;
         let found: Vec<String> = errors
             .iter()
             .map(|error| {
@@ -273,5 +304,28 @@ mod tests {
             &["invalid type: integer `1` @ 1", "invalid type: integer `2` @ 2"],
         );
         check("a = = 1", &["extra `=` @ =", "unexpected key or value @ "]);
+    }
+
+    #[test]
+    fn what_is_right_remains() {
+        let left = |text: &str| {
+            let parsed = parse::<File>(text);
+            let names: Option<Vec<String>> = parsed
+                .value
+                .map(|file| file.item.keys().map(|name| name.get_ref().clone()).collect());
+            (names, parsed.broken.into_iter().collect::<Vec<_>>())
+        };
+        let some = |names: &[&str]| Some(names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+        assert_eq!(left("[item.x]\na = 1"), (some(&["x"]), vec![]));
+        assert_eq!(
+            left("[item.x]\na = 1\nb = 2\nq = 1\n[item.y]\na = 1\n[other]\n"),
+            (some(&["y"]), vec!["x".to_owned()])
+        );
+        assert_eq!(
+            left("[item.x]\n[item.y]\na = 1"),
+            (some(&["y"]), vec!["x".to_owned()])
+        );
+        assert_eq!(left("item = 3"), (some(&[]), vec![]));
+        assert_eq!(left("a = = 1"), (None, vec![]));
     }
 }

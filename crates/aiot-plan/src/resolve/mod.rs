@@ -17,7 +17,7 @@ use crate::create_options;
 use crate::declare::*;
 use crate::diagnose::{ConfigError, Site, SourceFile, source_file, suggest};
 use crate::names::is_workspace_path;
-use crate::parse::SyntaxError;
+use crate::parse::{Parsed, SyntaxError};
 use crate::workspace::*;
 
 /// The texts of all declaration files.
@@ -41,12 +41,14 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
     let mut resolver = Resolver { errors: Vec::new() };
     let models_file = source_file("models.toml", &texts.models);
     let targets_file = source_file("targets.toml", &texts.targets);
-    let targets: Option<TargetsFile> = resolver.parse(&targets_file);
-    let models: Option<ModelsFile> = resolver.parse(&models_file);
+    let targets = resolver.parse::<TargetsFile>(&targets_file);
+    let models = resolver.parse::<ModelsFile>(&models_file);
     let mut workspace = Workspace::default();
     for (name, text) in &texts.environments {
         let file = source_file(&format!("deployments/{name}.toml"), text);
-        let Some(declared) = resolver.parse::<EnvironmentFile>(&file) else {
+        // Every key of an environment bears on the others: one that is broken is not looked into.
+        let parsed = resolver.parse::<EnvironmentFile>(&file);
+        let Some(declared) = parsed.value.filter(|_| parsed.errors.is_empty()) else {
             continue;
         };
         if let Some(environment) = resolver.environment(&file, name, declared) {
@@ -56,8 +58,8 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
         }
     }
     // Names of targets that were declared but are wrong in themselves: a model that names one is not at fault.
-    let mut declared_targets: Vec<String> = Vec::new();
-    if let Some(targets) = &targets {
+    let mut declared_targets: Vec<String> = targets.broken.iter().cloned().collect();
+    if let Some(targets) = &targets.value {
         for (name, declared) in &targets.target {
             declared_targets.push(name.get_ref().clone());
             if let Some(target) = resolver.target(&targets_file, name, declared) {
@@ -65,9 +67,9 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
             }
         }
     }
-    if let Some(models) = models {
+    if let Some(models) = models.value {
         let known = Known {
-            targets: targets.is_some().then_some(&declared_targets),
+            targets: targets.value.is_some().then_some(&declared_targets),
             modules: &texts.modules,
         };
         for (name, declared) in models.model {
@@ -124,13 +126,11 @@ impl Resolver {
         self.errors.push(error);
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(&mut self, file: &SourceFile) -> Option<T> {
-        let errors = match crate::parse::parse(file.inner()) {
-            Ok(value) => return Some(value),
-            Err(errors) => errors,
-        };
-        for SyntaxError { message, span } in errors {
-            let place = at(file, span);
+    /// Parses a file and tells its errors of form.
+    fn parse<T: serde::de::DeserializeOwned>(&mut self, file: &SourceFile) -> Parsed<T> {
+        let parsed = crate::parse::parse(file.inner());
+        for SyntaxError { message, span } in &parsed.errors {
+            let place = at(file, span.clone());
             let first = message.lines().next().unwrap_or_default().to_owned();
             self.error(
                 match message
@@ -144,7 +144,7 @@ impl Resolver {
                             format!("unknown key `{key}`"),
                             "not a key here",
                         );
-                        match unknown_key_help(&message) {
+                        match unknown_key_help(message) {
                             Some(help) => error.with_help(help),
                             None => error,
                         }
@@ -156,7 +156,7 @@ impl Resolver {
                             format!("{}: {first}", file.name()),
                             first,
                         );
-                        match unknown_value_help(&message) {
+                        match unknown_value_help(message) {
                             Some(help) => error.with_help(help),
                             None => error,
                         }
@@ -164,8 +164,9 @@ impl Resolver {
                 },
             );
         }
-        None
+        parsed
     }
+
     fn create_options(
         &mut self,
         file: &SourceFile,

@@ -240,3 +240,31 @@ fn an_error_as_people_see_it() {
     "#,
     );
 }
+
+#[test]
+fn a_mistake_in_form_hides_no_mistake_in_meaning() {
+    // `digits` names `pi-32` too: a target with a wrong key is declared all the same.
+    check(
+        &with(
+            &with(MODELS, "max-drop = 0.01", "max-drop = 0.01\nmax-dorp = 0.01"),
+            "module = \"signal\"",
+            "module = \"signals\"",
+        ),
+        &with(TARGETS, "glibc = \"2.36\"", "glibc = \"2.36\"\nglib = 1"),
+        ENVIRONMENT,
+        r#"
+        plan::unknown_key models.toml:28:1 «max-dorp»
+          × unknown key `max-dorp`
+          ╰ not a key here
+          help: this table knows `evaluation`, `metric`, `at-least`, `max-drop`, `target`; did you mean `max-drop`?
+        plan::unknown_module models.toml:38:10 «"signals"»
+          × model `bearing` names unknown module `signals`
+          ╰ not a crate with a binary below modules/
+          help: modules/ defines `signal`, `vision`; did you mean `signal`?
+        plan::unknown_key targets.toml:17:1 «glib»
+          × unknown key `glib`
+          ╰ not a key here
+          help: this table knows `description`, `triple`, `platform`, `processor`, `glibc`, `builder`, `engine`, `base`, `limits`, `create-options`, `condition`; did you mean `glibc`?
+    "#,
+    );
+}
