@@ -386,7 +386,9 @@ impl Client {
         let mut tries = 1;
         loop {
             self.pace(request.kind);
-            let error = match self.runtime.block_on(self.once(request)) {
+            let result = self.runtime.block_on(self.once(request));
+            self.answered(request.kind);
+            let error = match result {
                 Err(error) if tries < TRIES && error.kind() == aiot_iothub::rollout::HubErrorKind::Retry => {
                     error
                 }
@@ -413,6 +415,14 @@ impl Client {
         };
         if !pause.is_zero() {
             std::thread::sleep(pause);
+        }
+    }
+
+    fn answered(&self, kind: Kind) {
+        let mut windows = self.windows.lock().unwrap_or_else(|poison| poison.into_inner());
+        let now = windows.started.elapsed();
+        if let Some((_, window)) = windows.windows.iter_mut().find(|(of, _)| *of == kind) {
+            window.answered(now);
         }
     }
 
