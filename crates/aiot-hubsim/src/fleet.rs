@@ -1,7 +1,9 @@
 //! The devices: what they were told, what they run, what they say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use aiot_iothub::merge::Merged;
 use aiot_iothub::rollout::{Agent, Device, ModuleReport, RuntimeStatus};
 use serde_json::Value;
 
@@ -64,6 +66,17 @@ impl Behaviour {
     }
 }
 
+/// What the hub merges for devices that the same deployments match.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Ids of the deployments, without a base none.
+    pub deployments: BTreeSet<String>,
+    /// Images by module.
+    pub images: BTreeMap<String, String>,
+    /// All desired properties by module.
+    pub merged: Merged,
+}
+
 /// One device.
 #[derive(Clone, Debug)]
 pub struct SimulatedDevice {
@@ -78,7 +91,7 @@ pub struct SimulatedDevice {
     /// What it really runs, by module.
     pub running: BTreeMap<String, String>,
     desired_version: u64,
-    deployments: BTreeSet<String>,
+    desired: Arc<Desired>,
     images: BTreeMap<String, String>,
     pulled_secs: u64,
     /// What it has said, with the time at which the hub hears it.
@@ -96,7 +109,7 @@ impl SimulatedDevice {
             online: true,
             running: BTreeMap::new(),
             desired_version: 1,
-            deployments: BTreeSet::new(),
+            desired: Arc::default(),
             images: BTreeMap::new(),
             pulled_secs: 0,
             pending: None,
@@ -109,21 +122,39 @@ impl SimulatedDevice {
         &self.images
     }
 
-    pub(crate) fn desire(&mut self, deployments: BTreeSet<String>, images: BTreeMap<String, String>) {
+    pub(crate) fn desire(&mut self, desired: Arc<Desired>) {
+        if Arc::ptr_eq(&self.desired, &desired) {
+            return;
+        }
         // A device without any deployment keeps what it has.
-        if !deployments.is_empty() && images != self.images {
-            self.images = images;
+        if !desired.deployments.is_empty() && desired.images != self.images {
+            self.images = desired.images.clone();
             self.desired_version += 1;
             self.pulled_secs = 0;
         }
-        self.deployments = deployments;
+        self.desired = desired;
+    }
+
+    /// What the hub has merged for it.
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// `$version` of the edge agent's desired properties.
+    pub fn desired_version(&self) -> u64 {
+        self.desired_version
+    }
+
+    /// What the hub has heard of its agent.
+    pub fn heard(&self) -> &Agent {
+        &self.heard
     }
 
     /// As its twins show it.
     pub fn twin(&self) -> Device {
         let agent = Agent {
             desired_version: self.desired_version,
-            deployments: self.deployments.clone(),
+            deployments: self.desired.deployments.clone(),
             ..self.heard.clone()
         };
         Device {

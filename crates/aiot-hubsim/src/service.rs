@@ -4,6 +4,7 @@
 //! description of its REST interface. What is inferred says so.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use aiot_iothub::Condition;
 use aiot_iothub::ring::WAVE_TAG;
@@ -12,10 +13,14 @@ use aiot_iothub::rollout::{Device, Hub, HubDeployment, HubError, HubErrorKind, S
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Desired, Fleet};
 
 /// Calls that create, change, list or delete deployments, per minute and unit of S1.
 pub const CONFIGURATION_CALLS_PER_MINUTE: usize = 20;
+/// Lines that the log keeps.
+pub const LOG_LIMIT_LINES: usize = 100_000;
+/// Merged contents that are kept; a fleet has few sets of deployments at a time.
+const MERGED_LIMIT: usize = 10_000;
 
 /// An answer other than success.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -55,9 +60,6 @@ impl ServiceError {
     }
 }
 
-/// Ids of the deployments that are merged for a device, and the images that come of it, by module.
-type Desired = (BTreeSet<String>, BTreeMap<String, String>);
-
 /// A hub with its fleet.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -69,12 +71,14 @@ pub struct Service {
     pub fleet: Fleet,
     /// Calls that were refused since there were too many.
     pub throttled: u64,
-    /// One line per change, for the story of a failure.
-    pub log: Vec<String>,
+    /// Calls to deployments that are taken in a minute of the hub's clock.
+    pub calls_per_minute: usize,
+    /// One line per change, for the story of a failure; the oldest are dropped beyond [`LOG_LIMIT_LINES`].
+    pub log: VecDeque<String>,
     deployments: BTreeMap<String, HubDeployment>,
     conditions: BTreeMap<String, Option<Condition>>,
     /// Merged contents by the deployments that match: contents never change, so neither does this.
-    merged: BTreeMap<Vec<(String, u32)>, Desired>,
+    merged: BTreeMap<Vec<(String, u32)>, Arc<Desired>>,
     etag: u64,
     calls: VecDeque<u64>,
 }
@@ -87,7 +91,8 @@ impl Service {
             deployment_limit: aiot_iothub::limits::DEPLOYMENTS,
             fleet,
             throttled: 0,
-            log: Vec::new(),
+            calls_per_minute: CONFIGURATION_CALLS_PER_MINUTE,
+            log: VecDeque::new(),
             deployments: BTreeMap::new(),
             conditions: BTreeMap::new(),
             merged: BTreeMap::new(),
@@ -105,7 +110,7 @@ impl Service {
         while self.calls.front().is_some_and(|time| time + 60 <= self.now_secs) {
             self.calls.pop_front();
         }
-        if self.calls.len() >= CONFIGURATION_CALLS_PER_MINUTE {
+        if self.calls.len() >= self.calls_per_minute {
             self.throttled += 1;
             return Err(error(429, "ThrottlingException", "too many requests"));
         }
@@ -235,7 +240,8 @@ impl Service {
             .get_mut(device)
             .ok_or_else(|| error(404, "DeviceNotFound", device))?;
         overlay(&mut found.tags, tags);
-        self.changed(format!("tags of {device} {tags}"));
+        self.told(format!("tags of {device} {tags}"));
+        self.evaluate(device);
         Ok(())
     }
 
@@ -257,7 +263,12 @@ impl Service {
     }
 
     /// Ids of the deployments that the hub merges for a device, and the images it then shall run, by module.
-    pub fn desired(&mut self, device: &str) -> Desired {
+    pub fn desired(&mut self, device: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
+        let desired = self.desired_of(device);
+        (desired.deployments.clone(), desired.images.clone())
+    }
+
+    fn desired_of(&mut self, device: &str) -> Arc<Desired> {
         let Some(found) = self.fleet.devices.get(device) else {
             return Default::default();
         };
@@ -284,30 +295,47 @@ impl Service {
             .map(|one| (one.id.clone(), one.priority))
             .collect();
         let merge = || match effective(matching.iter().copied()) {
-            Ok(Some((used, merged))) => (
-                used.iter().map(|one| one.id.clone()).collect(),
-                images(&merged.to_content()),
-            ),
-            _ => Default::default(),
+            Ok(Some((used, merged))) => Arc::new(Desired {
+                deployments: used.iter().map(|one| one.id.clone()).collect(),
+                images: images(&merged.to_content()),
+                merged,
+            }),
+            _ => Arc::default(),
         };
-        self.merged.entry(key).or_insert_with(merge).clone()
+        if self.merged.len() > MERGED_LIMIT {
+            self.merged.clear();
+        }
+        Arc::clone(self.merged.entry(key).or_insert_with(merge))
+    }
+
+    fn told(&mut self, text: String) {
+        let line = format!("{} {text}", aiot_iothub::quiet::time_text(self.now_secs));
+        self.log.push_back(line);
+        if self.log.len() > LOG_LIMIT_LINES {
+            self.log.pop_front();
+        }
+    }
+
+    /// Gives a device what now is meant for it.
+    fn evaluate(&mut self, id: &str) {
+        let desired = self.desired_of(id);
+        if let Some(device) = self.fleet.devices.get_mut(id) {
+            device.desire(desired);
+        }
     }
 
     /// The hub evaluates all conditions again, at once; the real one takes up to five minutes.
     fn changed(&mut self, text: String) {
-        self.log
-            .push(format!("{} {text}", aiot_iothub::quiet::time_text(self.now_secs)));
+        self.told(text);
         let ids: Vec<String> = self.fleet.devices.keys().cloned().collect();
         for id in ids {
-            let (deployments, images) = self.desired(&id);
-            if let Some(device) = self.fleet.devices.get_mut(&id) {
-                device.desire(deployments, images);
-            }
+            self.evaluate(&id);
         }
     }
 }
 
-fn overlay(target: &mut Value, patch: &Value) {
+/// Lays a patch over a document as twins do: null removes.
+pub(crate) fn overlay(target: &mut Value, patch: &Value) {
     match patch {
         Value::Object(entries) => {
             if !target.is_object() {

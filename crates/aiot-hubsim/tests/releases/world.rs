@@ -122,7 +122,7 @@ impl World {
             "seed {}\n{}\nhub:\n{}\n",
             self.seed,
             self.story,
-            self.service.log.join("\n")
+            self.service.log.iter().cloned().collect::<Vec<_>>().join("\n")
         )
     }
 

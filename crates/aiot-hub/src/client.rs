@@ -1,0 +1,583 @@
+//! One call to a hub: signed, paced below the throttle, tried again where that may help, its answer bounded.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aiot_iothub::rollout::HubDeployment;
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, IF_MATCH};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::configuration;
+use crate::connection::{ConnectionString, encode};
+use crate::error::CallError;
+use crate::throttle::{Kind, Window};
+
+/// Version of the service's interface that is documented publicly.
+pub const API_VERSION: &str = "2021-04-12";
+/// Tries per call.
+const TRIES: u32 = 4;
+/// First pause after an answer that was cut, or trouble of the service; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// First pause after the hub has said that there were too many calls; it doubles.
+const FIRST_THROTTLED_PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait for a connection, and for the next bytes of an answer.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Largest answer, in bytes: 1,000 twins of 64 KiB.
+const ANSWER_LIMIT_BYTES: usize = 64 << 20;
+/// Most pages of one query: a million devices, and half of the pages full.
+const PAGE_LIMIT: usize = 2_000;
+/// Rows asked for in a page.
+const PAGE_ROWS: usize = 1_000;
+/// How long a token is valid, and how long before its end a new one is made.
+const TOKEN_SECS: u64 = 3_600;
+const TOKEN_RENEWAL_SECS: u64 = 600;
+
+/// How a hub is called.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// PEM file of further authorities that the hub's certificate may be from, besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Units of the hub; throttles grow with them.
+    pub units: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            ca_file: None,
+            units: 1,
+        }
+    }
+}
+
+/// Why there is no client.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ClientError {
+    /// The file of authorities.
+    #[error("the authorities in {path} cannot be used: {reason}; expected certificates as PEM")]
+    Authorities {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// Threads, or the system's trust store.
+    #[error("the hub's client cannot start: {0}")]
+    Start(String),
+}
+
+/// An answer of the hub.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The hub's clock, seconds since 1970; none where it does not say.
+    pub date_secs: Option<u64>,
+    /// Of what was asked for or written, without quotes.
+    pub etag: Option<String>,
+    /// Where the next page begins; none: this was the last.
+    pub continuation: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What is sent.
+struct Request<'a> {
+    kind: Kind,
+    method: Method,
+    path: String,
+    query: &'a str,
+    if_match: Option<&'a str>,
+    continuation: Option<&'a str>,
+    body: Option<&'a Value>,
+}
+
+impl<'a> Request<'a> {
+    fn new(kind: Kind, method: Method, path: String) -> Request<'a> {
+        Request {
+            kind,
+            method,
+            path,
+            query: "",
+            if_match: None,
+            continuation: None,
+            body: None,
+        }
+    }
+
+    /// For messages.
+    fn call(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+struct Windows {
+    started: Instant,
+    windows: Vec<(Kind, Window)>,
+}
+
+/// A client of one hub, for synchronous code.
+pub struct Client {
+    runtime: tokio::runtime::Runtime,
+    http: reqwest::Client,
+    connection: ConnectionString,
+    windows: Mutex<Windows>,
+    token: Mutex<Option<(u64, String)>>,
+}
+
+impl Client {
+    /// Makes a client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn new(connection: ConnectionString, options: &Options) -> Result<Client, ClientError> {
+        // Fails only when a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let start = |error: &dyn std::error::Error| ClientError::Start(with_causes(error));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| start(&error))?;
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(IDLE_LIMIT)
+            .read_timeout(IDLE_LIMIT)
+            .https_only(true)
+            // A hub never sends elsewhere, and a token must not follow.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("aiot-ops/", env!("CARGO_PKG_VERSION")));
+        if connection.is_loopback() {
+            builder = builder.no_proxy();
+        }
+        if let Some(path) = &options.ca_file {
+            let failed = |reason: String| ClientError::Authorities {
+                path: path.display().to_string(),
+                reason,
+            };
+            let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+            let certificates =
+                reqwest::Certificate::from_pem_bundle(&bytes).map_err(|error| failed(with_causes(&error)))?;
+            if certificates.is_empty() {
+                return Err(failed("it holds no certificate".to_owned()));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let windows = [
+            Kind::Configuration,
+            Kind::Query,
+            Kind::TwinRead,
+            Kind::TwinWrite,
+            Kind::Registry,
+        ];
+        Ok(Client {
+            runtime,
+            http: builder.build().map_err(|error| start(&error))?,
+            connection,
+            windows: Mutex::new(Windows {
+                started: Instant::now(),
+                windows: windows
+                    .into_iter()
+                    .map(|kind| (kind, Window::new(kind.rate(options.units))))
+                    .collect(),
+            }),
+            token: Mutex::new(None),
+        })
+    }
+
+    /// The hub's host name.
+    pub fn host(&self) -> &str {
+        self.connection.authority()
+    }
+
+    /// All deployments of edge devices, and the hub's clock.
+    ///
+    /// The service has no pages here; it is asked for the most that a hub can hold, deployments and configurations of
+    /// plain devices together.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn deployments(&self) -> Result<(Vec<HubDeployment>, u64), CallError> {
+        let request = Request {
+            query: "top=200&",
+            ..Request::new(Kind::Configuration, Method::GET, "/configurations".to_owned())
+        };
+        let call = request.call();
+        let answer = self.send(&request)?;
+        let list =
+            configuration::list_of_json(&answer.body).map_err(|reason| CallError::answer(&call, reason))?;
+        let date_secs = answer
+            .date_secs
+            .ok_or_else(|| CallError::answer(&call, "the hub does not say what time it is".to_owned()))?;
+        Ok((list, date_secs))
+    }
+
+    /// One configuration by id; none: it is not for edge devices.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn deployment(&self, id: &str) -> Result<Option<HubDeployment>, CallError> {
+        let request = Request::new(Kind::Configuration, Method::GET, configuration_path(id));
+        let answer = self.send(&request)?;
+        configuration::of_json(&answer.body).map_err(|reason| CallError::answer(&request.call(), reason))
+    }
+
+    /// Creates a deployment (`if_match` none), or replaces all but its content if its ETag is the one given. Gives its
+    /// new ETag.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn put_deployment(
+        &self,
+        deployment: &HubDeployment,
+        if_match: Option<&str>,
+    ) -> Result<String, CallError> {
+        let body = configuration::to_json(deployment);
+        let request = Request {
+            if_match,
+            body: Some(&body),
+            ..Request::new(
+                Kind::Configuration,
+                Method::PUT,
+                configuration_path(&deployment.id),
+            )
+        };
+        let answer = self.send(&request)?;
+        let stored = configuration::of_json(&answer.body)
+            .map_err(|reason| CallError::answer(&request.call(), reason))?;
+        stored
+            .map(|stored| stored.etag)
+            .filter(|etag| !etag.is_empty())
+            .or(answer.etag)
+            .ok_or_else(|| CallError::answer(&request.call(), "it has no ETag".to_owned()))
+    }
+
+    /// Deletes a deployment if its ETag is the one given.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn delete_deployment(&self, id: &str, if_match: &str) -> Result<(), CallError> {
+        let request = Request {
+            if_match: Some(if_match),
+            ..Request::new(Kind::Configuration, Method::DELETE, configuration_path(id))
+        };
+        self.send(&request).map(|_| ())
+    }
+
+    /// What the hub finds wrong with a target condition and metric queries, by name; nothing: they are good.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn test_queries(
+        &self,
+        condition: &str,
+        metrics: &std::collections::BTreeMap<String, String>,
+    ) -> Result<Vec<(String, String)>, CallError> {
+        let body = json!({ "targetCondition": condition, "customMetricQueries": metrics });
+        let request = Request {
+            body: Some(&body),
+            ..Request::new(
+                Kind::Configuration,
+                Method::POST,
+                "/configurations/testQueries".to_owned(),
+            )
+        };
+        let answer: Value = self.parsed(&request)?;
+        let mut wrong = Vec::new();
+        if let Some(reason) = answer["targetConditionError"]
+            .as_str()
+            .filter(|reason| !reason.is_empty())
+        {
+            wrong.push(("target condition".to_owned(), reason.to_owned()));
+        }
+        for (name, reason) in answer["customMetricQueryErrors"]
+            .as_object()
+            .into_iter()
+            .flatten()
+        {
+            if let Some(reason) = reason.as_str().filter(|reason| !reason.is_empty()) {
+                wrong.push((name.clone(), reason.to_owned()));
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// A device twin, or a module's.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn twin(&self, device: &str, module: Option<&str>) -> Result<Value, CallError> {
+        self.parsed(&Request::new(
+            Kind::TwinRead,
+            Method::GET,
+            twin_path(device, module),
+        ))
+    }
+
+    /// Lays `tags` over a device's; null removes. Other tags stay.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn patch_tags(&self, device: &str, tags: &Value) -> Result<(), CallError> {
+        let body = json!({ "tags": tags });
+        let request = Request {
+            if_match: Some("*"),
+            body: Some(&body),
+            ..Request::new(Kind::TwinWrite, Method::PATCH, twin_path(device, None))
+        };
+        self.send(&request).map(|_| ())
+    }
+
+    /// Ids of a device's modules.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub fn modules(&self, device: &str) -> Result<Vec<String>, CallError> {
+        let path = format!("/devices/{}/modules", encode(device));
+        let list: Vec<Value> = self.parsed(&Request::new(Kind::Registry, Method::GET, path))?;
+        let ids = list.iter().filter_map(|one| one["moduleId"].as_str());
+        Ok(ids.map(str::to_owned).collect())
+    }
+
+    /// Gives the rows of a query page by page, as they come.
+    ///
+    /// # Errors
+    /// [`CallError`], also where rows are not of type `T`.
+    pub fn query<T: DeserializeOwned>(
+        &self,
+        query: &str,
+        each: &mut dyn FnMut(Vec<T>),
+    ) -> Result<(), CallError> {
+        let body = json!({ "query": query });
+        let mut continuation: Option<String> = None;
+        for _ in 0..PAGE_LIMIT {
+            let request = Request {
+                continuation: continuation.as_deref(),
+                body: Some(&body),
+                ..Request::new(Kind::Query, Method::POST, "/devices/query".to_owned())
+            };
+            let answer = self.send(&request)?;
+            let rows = serde_json::from_slice(&answer.body)
+                .map_err(|error| CallError::answer(&request.call(), format!("a page of rows: {error}")))?;
+            each(rows);
+            match answer.continuation {
+                Some(next) if Some(&next) != continuation.as_ref() => continuation = Some(next),
+                Some(_) => {
+                    let reason = "the same page follows itself".to_owned();
+                    return Err(CallError::answer("POST /devices/query", reason));
+                }
+                None => return Ok(()),
+            }
+        }
+        let reason = format!("more than {PAGE_LIMIT} pages");
+        Err(CallError::answer("POST /devices/query", reason))
+    }
+
+    fn parsed<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, CallError> {
+        let answer = self.send(request)?;
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| CallError::answer(&request.call(), error.to_string()))
+    }
+
+    /// Sends until there is an answer that another try does not better.
+    fn send(&self, request: &Request<'_>) -> Result<Answer, CallError> {
+        let (mut pause, mut throttled_pause) = (FIRST_PAUSE, FIRST_THROTTLED_PAUSE);
+        let mut tries = 1;
+        loop {
+            self.pace(request.kind);
+            let result = self.runtime.block_on(self.once(request));
+            self.answered(request.kind);
+            let error = match result {
+                Err(error) if tries < TRIES && error.kind() == aiot_iothub::rollout::HubErrorKind::Retry => {
+                    error
+                }
+                result => return result,
+            };
+            tries += 1;
+            let longest = if error.is_throttled() {
+                &mut throttled_pause
+            } else {
+                &mut pause
+            };
+            std::thread::sleep(jittered(*longest));
+            *longest *= 2;
+        }
+    }
+
+    /// Waits until the throttle has room.
+    fn pace(&self, kind: Kind) {
+        let pause = {
+            let mut windows = self.windows.lock().unwrap_or_else(|poison| poison.into_inner());
+            let now = windows.started.elapsed();
+            let window = windows.windows.iter_mut().find(|(of, _)| *of == kind);
+            window.map_or(Duration::ZERO, |(_, window)| window.pause(now))
+        };
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+    }
+
+    fn answered(&self, kind: Kind) {
+        let mut windows = self.windows.lock().unwrap_or_else(|poison| poison.into_inner());
+        let now = windows.started.elapsed();
+        if let Some((_, window)) = windows.windows.iter_mut().find(|(of, _)| *of == kind) {
+            window.answered(now);
+        }
+    }
+
+    fn token(&self) -> String {
+        let now_secs = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let mut token = self.token.lock().unwrap_or_else(|poison| poison.into_inner());
+        match &*token {
+            Some((expiry_secs, token)) if now_secs + TOKEN_RENEWAL_SECS < *expiry_secs => token.clone(),
+            _ => {
+                let expiry_secs = now_secs + TOKEN_SECS;
+                let new = self.connection.token(expiry_secs);
+                *token = Some((expiry_secs, new.clone()));
+                new
+            }
+        }
+    }
+
+    async fn once(&self, request: &Request<'_>) -> Result<Answer, CallError> {
+        let call = request.call();
+        let url = format!(
+            "https://{}{}?{}api-version={API_VERSION}",
+            self.connection.authority(),
+            request.path,
+            request.query
+        );
+        let mut builder = self
+            .http
+            .request(request.method.clone(), url)
+            .header(AUTHORIZATION, self.token());
+        if let Some(etag) = request.if_match {
+            // Without quotes the service takes an update for a creation.
+            builder = builder.header(IF_MATCH, format!("\"{etag}\""));
+        }
+        if request.kind == Kind::Query {
+            builder = builder.header("x-ms-max-item-count", PAGE_ROWS);
+        }
+        if let Some(continuation) = request.continuation {
+            builder = builder.header("x-ms-continuation", continuation);
+        }
+        if let Some(body) = request.body {
+            builder = builder
+                .header(CONTENT_TYPE, "application/json; charset=utf-8")
+                .body(body.to_string());
+        }
+        let cut = |error: reqwest::Error| CallError::transport(&call, with_causes(&error.without_url()));
+        let mut answer = builder.send().await.map_err(cut)?;
+        let status = answer.status();
+        let header = |name: &str| {
+            let value = answer.headers().get(name)?.to_str().ok()?;
+            (!value.is_empty()).then(|| value.to_owned())
+        };
+        let date_secs = header(DATE.as_str()).and_then(|text| http_date(&text));
+        let etag = header(ETAG.as_str()).map(|etag| etag.trim_matches('"').to_owned());
+        let continuation = header("x-ms-continuation");
+        let (code, request_id) = (header("iothub-errorcode"), header("x-ms-request-id"));
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(cut)? {
+            if body.len() + chunk.len() > ANSWER_LIMIT_BYTES {
+                let reason = format!("it is larger than {ANSWER_LIMIT_BYTES} bytes");
+                return Err(CallError::answer(&call, reason));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if !status.is_success() {
+            let (code, request_id) = (code.as_deref(), request_id.as_deref());
+            return Err(CallError::of(&call, status.as_u16(), code, request_id, &body));
+        }
+        Ok(Answer {
+            date_secs,
+            etag,
+            continuation,
+            body,
+        })
+    }
+}
+
+/// Half of `longest` to all of it.
+pub(crate) fn jittered(longest: Duration) -> Duration {
+    use ring::rand::SecureRandom;
+    let mut bytes = [0; 2];
+    // Without random numbers all wait equally long, which is worse and not wrong.
+    let _ = ring::rand::SystemRandom::new().fill(&mut bytes);
+    longest / 2 + longest.mul_f64(f64::from(u16::from_le_bytes(bytes)) / 131_072.0)
+}
+
+fn configuration_path(id: &str) -> String {
+    format!("/configurations/{}", encode(id))
+}
+
+fn twin_path(device: &str, module: Option<&str>) -> String {
+    match module {
+        Some(module) => format!("/twins/{}/modules/{}", encode(device), encode(module)),
+        None => format!("/twins/{}", encode(device)),
+    }
+}
+
+fn http_date(text: &str) -> Option<u64> {
+    let time = jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text)
+        .ok()?;
+    u64::try_from(time.as_second()).ok()
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_answers() {
+        assert_eq!(http_date("Mon, 05 Jan 2026 12:00:00 GMT"), Some(1_767_614_400));
+        assert_eq!((http_date("yesterday"), http_date("")), (None, None));
+    }
+
+    #[test]
+    fn pauses_vary_within_bounds() {
+        let longest = Duration::from_millis(800);
+        let pauses: Vec<Duration> = (0..50).map(|_| jittered(longest)).collect();
+        assert!(
+            pauses
+                .iter()
+                .all(|pause| *pause >= longest / 2 && *pause <= longest)
+        );
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+    }
+
+    #[test]
+    fn authorities_that_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let client = |text: Option<&str>| {
+            if let Some(text) = text {
+                std::fs::write(&file, text).unwrap();
+            }
+            let connection = "HostName=localhost:1;SharedAccessKeyName=a;SharedAccessKey=eA==";
+            let options = Options {
+                ca_file: Some(file.clone()),
+                ..Options::default()
+            };
+            Client::new(connection.parse().unwrap(), &options)
+                .err()
+                .map(|error| error.to_string())
+        };
+        assert!(client(None).unwrap().contains("ca.pem cannot be used"));
+        assert!(client(Some("")).unwrap().contains("holds no certificate"));
+    }
+}

@@ -1,0 +1,295 @@
+//! A request to the service → its answer. No socket, no clock: whoever serves it says what time it is.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | [`auth`] | shared access tokens |
+//! | [`configurations`] | deployments: wire form, ETags, metrics |
+//! | [`twins`] | twins, modules, queries with pages |
+//!
+//! Sources: the service's REST description (API version 2021-04-12), recorded sessions of its clients, docs on quotas.
+//! Not served: jobs, methods, identities' creation, `applyConfigurationContent`.
+
+pub mod auth;
+pub mod configurations;
+pub mod twins;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+
+use crate::faults::Faults;
+use crate::random::Random;
+use crate::service::{Service, ServiceError};
+
+/// Largest body that is read, in bytes.
+pub const BODY_LIMIT_BYTES: usize = 1 << 20;
+/// Rows of a page, whatever more is asked for. (The docs of the clients say 1,000; a service may give fewer.)
+const PAGE_LIMIT_ROWS: usize = 1_000;
+
+/// What a client sends.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// `GET`
+    pub method: String,
+    /// Path as sent, parts percent-encoded.
+    pub path: String,
+    /// Query as sent.
+    pub query: String,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What it gets.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The connection breaks before the answer is through.
+    pub cut: bool,
+}
+
+/// Times that only the outside knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// Real time, seconds since 1970; tokens are judged by it.
+    pub unix_secs: u64,
+    /// Real time since any fixed moment, milliseconds; throttles are counted by it.
+    pub elapsed_ms: u64,
+}
+
+/// A hub with its policy, throttles and moods.
+#[derive(Debug)]
+pub struct Simulator {
+    /// Deployments and devices, in virtual time.
+    pub service: Service,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// Calls by kind that were refused since there were too many.
+    pub throttled: u64,
+    /// Calls that were answered, by method and first part of the path.
+    pub calls: BTreeMap<String, u64>,
+    authority: String,
+    policy: String,
+    key: Vec<u8>,
+    random: Random,
+    requests: u64,
+    units: u64,
+    windows: BTreeMap<&'static str, VecDeque<u64>>,
+    written: configurations::Written,
+    patched: twins::Patched,
+}
+
+/// Name of the policy that a simulated hub has.
+pub const POLICY: &str = "iothubowner";
+
+impl Simulator {
+    /// A hub of `units` units that is called by `authority` (host and port) with `key`.
+    pub fn new(mut service: Service, authority: &str, key: &[u8], units: u32) -> Simulator {
+        // Counted here, in real time: virtual time may run a thousand times as fast.
+        service.calls_per_minute = usize::MAX;
+        Simulator {
+            service,
+            faults: Faults::default(),
+            throttled: 0,
+            calls: BTreeMap::new(),
+            authority: authority.to_owned(),
+            policy: POLICY.to_owned(),
+            key: key.to_owned(),
+            random: Random::new(1),
+            requests: 0,
+            units: u64::from(units.max(1)),
+            windows: BTreeMap::new(),
+            written: Default::default(),
+            patched: Default::default(),
+        }
+    }
+
+    /// Answers a request.
+    pub fn handle(&mut self, request: &Request, clock: Clock) -> Reply {
+        self.requests += 1;
+        let mut reply = match self.faulty() {
+            Some(error) => failed(&error, self.requests, self.service.now_secs),
+            None => self
+                .route(request, clock)
+                .unwrap_or_else(|error| failed(&error, self.requests, self.service.now_secs)),
+        };
+        // Drawn in any case, so that the story of a seed does not hang on what was asked.
+        reply.cut = self.random.chance(self.faults.cut_percent);
+        let date = jiff::Timestamp::from_second(i64::try_from(self.service.now_secs).unwrap_or(i64::MAX))
+            .ok()
+            .and_then(|time| {
+                jiff::fmt::rfc2822::DateTimePrinter::new()
+                    .timestamp_to_rfc9110_string(&time)
+                    .ok()
+            });
+        if let Some(date) = date {
+            reply.headers.insert("date".to_owned(), date);
+        }
+        reply.headers.insert(
+            "x-ms-request-id".to_owned(),
+            format!("simulated-{}", self.requests),
+        );
+        reply
+    }
+
+    fn faulty(&mut self) -> Option<ServiceError> {
+        if !self.random.chance(self.faults.refused_percent) {
+            return None;
+        }
+        Some(match self.random.below(3) {
+            0 => error(429, "ThrottlingException", "simulated: too many requests"),
+            1 => error(500, "ServerError", "simulated: internal error"),
+            _ => error(503, "ServiceUnavailable", "simulated: try again"),
+        })
+    }
+
+    fn route(&mut self, request: &Request, clock: Clock) -> Result<Reply, ServiceError> {
+        let sent = request.headers.get("authorization").map_or("", String::as_str);
+        auth::check(sent, &self.authority, &self.policy, &self.key, clock.unix_secs)?;
+        if !request
+            .query
+            .split('&')
+            .any(|part| part.starts_with("api-version="))
+        {
+            return Err(error(400, "ArgumentInvalid", "no api-version"));
+        }
+        let parts: Vec<String> = request.path.trim_matches('/').split('/').map(decode).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let what = format!("{} {}", request.method, parts.first().unwrap_or(&""));
+        *self.calls.entry(what).or_default() += 1;
+        let (minute, second) = (60_000, 1_000);
+        match (request.method.as_str(), parts.as_slice()) {
+            (_, ["configurations", ..]) => {
+                self.throttle("configurations", 20 * self.units, minute, clock)?;
+                configurations::route(self, request, &parts[1..])
+            }
+            ("POST", ["devices", "query"]) => {
+                self.throttle("queries", 20 * self.units, minute, clock)?;
+                twins::query(self, request)
+            }
+            ("GET", ["twins", ..]) => {
+                self.throttle("twin reads", (10 * self.units).max(100), second, clock)?;
+                twins::read(self, &parts[1..])
+            }
+            ("PATCH" | "PUT", ["twins", ..]) => {
+                self.throttle("twin updates", (5 * self.units).max(50), second, clock)?;
+                twins::write(self, request, &parts[1..])
+            }
+            ("GET", ["devices", rest @ ..]) => {
+                self.throttle("identities", 100 * self.units, minute, clock)?;
+                twins::identities(self, rest)
+            }
+            _ => Err(error(
+                404,
+                "InvalidOperation",
+                "the simulated hub does not serve this",
+            )),
+        }
+    }
+
+    fn throttle(
+        &mut self,
+        kind: &'static str,
+        calls: u64,
+        length_ms: u64,
+        clock: Clock,
+    ) -> Result<(), ServiceError> {
+        let window = self.windows.entry(kind).or_default();
+        while window
+            .front()
+            .is_some_and(|made| made + length_ms <= clock.elapsed_ms)
+        {
+            window.pop_front();
+        }
+        if window.len() as u64 >= calls {
+            self.throttled += 1;
+            return Err(error(
+                429,
+                "ThrottlingException",
+                format!("too many {kind}: {calls} in {length_ms} ms"),
+            ));
+        }
+        window.push_back(clock.elapsed_ms);
+        Ok(())
+    }
+}
+
+pub(crate) fn error(status: u16, code: &'static str, message: impl Into<String>) -> ServiceError {
+    ServiceError {
+        status,
+        code,
+        message: message.into(),
+    }
+}
+
+fn ok(value: &Value) -> Reply {
+    Reply {
+        status: 200,
+        headers: BTreeMap::from([(
+            "content-type".to_owned(),
+            "application/json; charset=utf-8".to_owned(),
+        )]),
+        body: value.to_string().into_bytes(),
+        cut: false,
+    }
+}
+
+/// As recorded from the service.
+fn failed(error: &ServiceError, request: u64, now_secs: u64) -> Reply {
+    let time = aiot_iothub::quiet::time_text(now_secs);
+    let body = json!({
+        "Message": format!("ErrorCode:{};{}", error.code, error.message),
+        "ExceptionMessage": format!("Tracking ID:simulated-{request}-TimeStamp:{time}"),
+    });
+    let mut reply = ok(&body);
+    reply.status = error.status;
+    reply
+        .headers
+        .insert("iothub-errorcode".to_owned(), error.code.to_owned());
+    reply
+}
+
+fn body_of(request: &Request) -> Result<Value, ServiceError> {
+    serde_json::from_slice(&request.body).map_err(|reason| error(400, "ArgumentInvalid", reason.to_string()))
+}
+
+/// `If-Match` as the service understands it: quoted, or `*`. A bare ETag is as good as none (inferred from issue 983
+/// of the Python SDK), and so is an empty one.
+fn if_match(request: &Request) -> Option<&str> {
+    let value = request.headers.get("if-match")?.trim();
+    match value {
+        "*" | "\"*\"" => Some("*"),
+        _ => value
+            .strip_prefix('"')?
+            .strip_suffix('"')
+            .filter(|etag| !etag.is_empty()),
+    }
+}
+
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while index < bytes.len() {
+        let hex = bytes
+            .get(index + 1..index + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok());
+        match (bytes[index], hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                index += 3;
+            }
+            (byte, _) => {
+                decoded.push(byte);
+                index += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
