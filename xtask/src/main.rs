@@ -52,6 +52,10 @@ enum Command {
     Explain(commands::explain::Arguments),
     /// Make images and deployment manifests
     Release(commands::release::Arguments),
+    /// Push the images of a layout to a registry
+    Push(commands::push::Arguments),
+    /// List images with layers and shared bytes, or show what differs between two
+    Images(commands::images::Arguments),
     /// Show what a change means on the devices: models, sizes, accuracy, settings; Markdown for the pull request
     Diff(commands::diff::Arguments),
     /// Quantize one model and show what that costs
@@ -76,6 +80,8 @@ fn main() -> ExitCode {
             Command::Plan(arguments) => commands::plan::run(&paths, &arguments, cli.format),
             Command::Explain(arguments) => commands::explain::run(&paths, &arguments, cli.format),
             Command::Release(arguments) => commands::release::run(&paths, &arguments, cli.format),
+            Command::Push(arguments) => commands::push::run(&paths, &arguments, cli.format),
+            Command::Images(arguments) => commands::images::run(&paths, &arguments, cli.format),
             Command::Diff(arguments) => commands::diff::run(&paths, &arguments, cli.format),
             Command::Quantize(arguments) => commands::quantize::run(&paths, &arguments, cli.format),
             Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),

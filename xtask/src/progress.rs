@@ -56,6 +56,18 @@ impl Progress {
                 }
                 self.message();
             }
+            Event::Sent {
+                there_bytes,
+                total_bytes,
+            } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_message(format!(
+                        "pushing: {} of {}",
+                        crate::output::bytes(there_bytes),
+                        crate::output::bytes(total_bytes)
+                    ));
+                }
+            }
             Event::Note(text) => self.line(&text),
             Event::Warning(text) => self.line(&format!("warning: {text}")),
         }

@@ -26,6 +26,13 @@ pub enum Event {
         /// Time that it took, for people; never part of an output.
         millis: u128,
     },
+    /// How far a push is. Bytes that are sent twice, or not at all since the registry has them, count once.
+    Sent {
+        /// Bytes of blobs that the registry has.
+        there_bytes: u64,
+        /// Bytes of all blobs.
+        total_bytes: u64,
+    },
     /// Something that people should know.
     Note(String),
     /// Something that people should look at.

@@ -5,6 +5,7 @@
 //! | [`workspace`] | reads declarations and checks them with facts about files |
 //! | [`observe`] | files and tool versions → [`aiot_plan::plan::Facts`] |
 //! | [`cache`] | results of earlier runs, on disk |
+//! | [`push`], [`images`] | a layout's images to a registry; what they hold and where two differ |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
 //! | [`quantize_cli`] | quantizes and inspects one model, without a release |
@@ -20,11 +21,13 @@ pub mod cache;
 pub mod error;
 pub mod events;
 pub mod execute;
+pub mod images;
 pub mod lockfile;
 pub mod manifests;
 pub mod network;
 pub mod observe;
 pub mod paths;
+pub mod push;
 pub mod quantize_cli;
 pub mod quantizer;
 pub mod records;

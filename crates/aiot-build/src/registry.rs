@@ -1,10 +1,9 @@
-//! Images from and to registries.
+//! Base images from registries, and the client that pulls and pushes share.
 
 use std::collections::BTreeMap;
 
 use aiot_oci::{
-    ClientOptions, Credentials, Descriptor, MediaType, PullLayers, PushOptions, PushReceipt, Reference,
-    RegistryClient, Repository, Store,
+    ClientOptions, Credentials, Descriptor, MediaType, PullLayers, Reference, RegistryClient, Store,
 };
 use aiot_plan::action::Output;
 use aiot_plan::workspace::Platform;
@@ -13,7 +12,8 @@ use crate::error::BuildError;
 use crate::execute::oci_platform;
 use crate::network::Network;
 
-fn client() -> Result<RegistryClient, BuildError> {
+/// A client with this machine's credentials.
+pub(crate) fn client() -> Result<RegistryClient, BuildError> {
     let credentials = Credentials::from_environment().map_err(BuildError::other)?;
     Ok(RegistryClient::new(ClientOptions {
         credentials,
@@ -51,54 +51,6 @@ pub fn pull_base(
         outputs.insert(format!("layer-{index}"), output(layer));
     }
     Ok(outputs)
-}
-
-/// One thing to push: what, below the prefix where to, under which tag.
-#[derive(Clone, Debug)]
-pub struct PushItem {
-    /// Repository below the prefix.
-    pub repository: String,
-    /// Tag; `None` = by digest only.
-    pub tag: Option<String>,
-    /// Manifest or index.
-    pub descriptor: Descriptor,
-}
-
-/// Pushes items one after the other; blobs of one that another needs are mounted or skipped.
-///
-/// # Errors
-/// The first that fails, with registry, repository and what to do.
-pub fn push(
-    network: &Network,
-    store: &Store,
-    prefix: &str,
-    items: &[PushItem],
-    on_item: &dyn Fn(&PushItem, &PushReceipt),
-) -> Result<PushReceipt, BuildError> {
-    let prefix: Repository = prefix.parse().map_err(|error| {
-        BuildError::Other(format!(
-            "--push {prefix}: {error}; expected REGISTRY/PREFIX, for example localhost:5000/aiot"
-        ))
-    })?;
-    let client = client()?;
-    let options = PushOptions {
-        overwrite_tag: true,
-        ..PushOptions::default()
-    };
-    let mut sum = PushReceipt::default();
-    for item in items {
-        let to = prefix.join(&item.repository).map_err(BuildError::other)?;
-        let receipt = network
-            .block_on(client.push(store, &item.descriptor, &to, item.tag.as_deref(), &options))
-            .map_err(BuildError::other)?;
-        on_item(item, &receipt);
-        sum.blobs_present += receipt.blobs_present;
-        sum.blobs_mounted += receipt.blobs_mounted;
-        sum.blobs_uploaded += receipt.blobs_uploaded;
-        sum.uploaded_bytes += receipt.uploaded_bytes;
-        sum.manifests_uploaded += receipt.manifests_uploaded;
-    }
-    Ok(sum)
 }
 
 /// A descriptor from an action's output.

@@ -22,8 +22,9 @@ use crate::manifests::{self, Row};
 use crate::network::Network;
 use crate::observe::{FileIndex, Observation, observe};
 use crate::paths::Paths;
+use crate::push::{PushItem, PushSettings, push};
 use crate::records::{self, Measurements};
-use crate::registry::{PushItem, descriptor, push};
+use crate::registry::descriptor;
 use crate::workspace::check;
 
 /// How to release.
@@ -39,6 +40,8 @@ pub struct Options {
     pub environments: Vec<String>,
     /// `REGISTRY/PREFIX` to push to.
     pub push: Option<String>,
+    /// Whether tags that name other images are moved.
+    pub move_tags: bool,
     /// Threads.
     pub jobs: usize,
 }
@@ -254,7 +257,14 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
     // Pushed before manifests name the images: what is deployed can be pulled.
     if let Some(prefix) = &options.push {
         let network = network.ok_or_else(|| BuildError::Other("--push needs the network".to_owned()))?;
-        report.pushed = Some(push_all(network, &planned, &outcome, prefix, events)?);
+        report.pushed = Some(push_all(
+            network,
+            &planned,
+            &outcome,
+            prefix,
+            options.move_tags,
+            events,
+        )?);
     }
     report.written = records::write(&committed)?.iter().map(relative).collect();
     for path in stale_files {
@@ -517,6 +527,7 @@ fn push_all(
     planned: &Planned,
     outcome: &Outcome,
     prefix: &str,
+    move_tags: bool,
     events: Sink<'_>,
 ) -> Result<aiot_oci::PushReceipt, BuildError> {
     let mut items = Vec::new();
@@ -535,15 +546,11 @@ fn push_all(
             descriptor: descriptor(&outcome.outputs[node]["index"]),
         });
     }
-    push(network, &planned.store, prefix, &items, &|item, receipt| {
-        events(Event::Note(format!(
-            "pushed {prefix}/{}:{} ({} blobs sent, {} there)",
-            item.repository,
-            item.tag.as_deref().unwrap_or_default(),
-            receipt.blobs_uploaded,
-            receipt.blobs_present + receipt.blobs_mounted
-        )));
-    })
+    let settings = PushSettings {
+        move_tags,
+        dry_run: false,
+    };
+    Ok(push(network, &planned.store, prefix, &items, settings, events)?.total)
 }
 
 /// All files below an environment's folder: every one of them is generated.

@@ -14,6 +14,7 @@
 //! | [`store`] | blobs by digest in a folder, verified when they are read |
 //! | [`layer`] | USTAR layers field by field, plain or gzip; reading foreign layers with bounds |
 //! | [`image`] | config, manifest and index from layers |
+//! | [`compare`] | what two images hold, file by file, and where they differ |
 //! | [`layout`], [`validate`] | the OCI image layout that a release leaves, and its check |
 //! | [`mod@reference`] | `registry/repository:tag@digest` |
 //! | [`registry`] | push and pull over HTTP; the only asynchronous part |
@@ -25,6 +26,7 @@
 //! ask for the two scopes that a mount needs, or exchange an identity token; with the uploads being ours, what is
 //! left of it is smaller than the second connection pool and the dozen crates that it brings.
 
+pub mod compare;
 pub mod document;
 pub mod image;
 pub mod layer;
@@ -35,6 +37,7 @@ pub mod store;
 pub mod validate;
 
 pub use aiot_package::{Digest, DigestError};
+pub use compare::{Change, FileFacts, first_difference, image_files};
 pub use document::{Descriptor, ImageConfig, ImageIndex, ImageManifest, MediaType, Platform};
 pub use image::{BaseImage, ImageError, ImageSpec, assemble_image, assemble_index};
 pub use layer::{
@@ -45,8 +48,8 @@ pub use layout::{LayoutError, LayoutReport, read_layout, write_layout};
 pub use reference::{Reference, ReferenceError, Repository};
 pub use registry::{
     BlobDelivery, ClientOptions, Credentials, CredentialsError, PullLayers, PulledImage, PushEvent,
-    PushListener, PushOptions, PushReceipt, RegistryClient, RegistryError, ResolvedReference, Retry,
-    RetryPolicy,
+    PushListener, PushOptions, PushReceipt, PushSurvey, RegistryClient, RegistryError, ResolvedReference,
+    Retry, RetryPolicy,
 };
 pub use store::{Blob, BlobWriter, Store, StoreError, VerifiedReader};
 pub use validate::{Problem, validate_layout};

@@ -15,6 +15,7 @@ mod credentials;
 mod http;
 mod pull;
 mod push;
+mod survey;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use crate::store::StoreError;
 pub use credentials::{Credentials, CredentialsError};
 pub use pull::{PullLayers, PulledImage, ResolvedReference};
 pub use push::{BlobDelivery, PushEvent, PushListener, PushOptions, PushReceipt};
+pub use survey::PushSurvey;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]

@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Push images to this registry, for example localhost:5000/aiot
     #[arg(long, value_name = "REGISTRY/PREFIX")]
     push: Option<String>,
+    /// Move tags that name other images
+    #[arg(long, requires = "push")]
+    move_tags: bool,
     /// Actions at the same time [default: one per core]
     #[arg(long, short, value_name = "N")]
     jobs: Option<usize>,
@@ -41,6 +44,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         check: arguments.check,
         environments: arguments.environment.clone(),
         push: arguments.push.clone(),
+        move_tags: arguments.move_tags,
         jobs: super::jobs(arguments.jobs),
     };
     let result = release(paths, &options, &|event| progress.show(event));

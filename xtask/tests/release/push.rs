@@ -93,3 +93,118 @@ fn a_registry_has_what_the_manifests_name() {
         second.stdout
     );
 }
+
+/// `xtask` in a copy, towards a registry on this machine.
+fn direct(copy: &aiot_testkit::released::Copy, arguments: &[&str]) -> aiot_testkit::tools::Ended {
+    let mut command = copy.command(XTASK, arguments);
+    run(command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1"))
+}
+
+#[test]
+fn a_layout_is_pushed_and_tags_stay_where_they_are() {
+    if !have(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let Some(released) = Released::find() else { return };
+    let copy = released.copy();
+    let registry = Registry::start(copy.beside());
+    let to = format!("{}/a/b", registry.address);
+    let layout = released.images().display().to_string();
+    let push = |more: &[&str]| {
+        let mut arguments = vec!["push", "--to", &to, "--layout", &layout, "--format", "json"];
+        arguments.extend(more);
+        direct(&copy, &arguments)
+    };
+    let sum = |ended: &aiot_testkit::tools::Ended, field: &str| -> u64 {
+        let json: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let rows = json["images"].as_array().unwrap();
+        rows.iter().map(|row| row[field].as_u64().unwrap()).sum()
+    };
+    let planned = push(&["--dry-run"]).expect(0);
+    assert!(sum(&planned, "sent-bytes") > 0);
+    // Nothing was sent by asking.
+    let again = push(&["--dry-run"]).expect(0);
+    assert_eq!(planned.stdout, again.stdout);
+    let pushed = push(&[]).expect(0);
+    for field in ["sent-bytes", "blobs-sent"] {
+        assert_eq!(sum(&pushed, field), sum(&planned, field), "{field}");
+    }
+    assert_eq!(sum(&push(&[]).expect(0), "manifests-sent"), 0);
+    assert_eq!(sum(&push(&["--dry-run"]).expect(0), "manifests-sent"), 0);
+
+    // A layout that another tool wrote, with the name of an image that is there.
+    let workspace = declared(&copy.root);
+    let (other_model, _) = workspace.pairs().last().unwrap();
+    let mut pairs = workspace.pairs();
+    let (model, target) = pairs
+        .find(|(model, target)| model.name != other_model.name && target.platform.architecture == "amd64")
+        .unwrap();
+    let tag = format!("{}-{}", model.version, target.name);
+    let foreign = copy.beside().join("foreign");
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "--all", "--quiet", "--src-tls-verify=false"]);
+    skopeo.arg(format!(
+        "docker://{to}/{}:{}",
+        other_model.name, other_model.version
+    ));
+    skopeo.arg(format!("oci:{}:{}:{tag}", foreign.display(), model.name));
+    run(&mut skopeo).expect(0);
+    let foreign = foreign.display().to_string();
+    let refused = direct(&copy, &["push", "--to", &to, "--layout", &foreign]).expect(1);
+    assert!(refused.stderr.contains("already names"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--move-tags"), "{}", refused.stderr);
+    let dry = direct(&copy, &["push", "--to", &to, "--layout", &foreign, "--dry-run"]).expect(1);
+    assert!(dry.stdout.contains("tag names"), "{}", dry.stdout);
+    direct(&copy, &["push", "--to", &to, "--layout", &foreign, "--move-tags"]).expect(0);
+    let stolen = push(&[]).expect(0);
+    // The index still proves its images; the moved tag is beside it and untouched.
+    assert_eq!(sum(&stolen, "manifests-sent"), 0);
+
+    // What differs from an image of the registry.
+    let reference = format!("{to}/{}:{tag}", model.name);
+    let name = format!("{}-{tag}", model.name);
+    let diff = direct(
+        &copy,
+        &["images", &name, "--layout", &layout, "--diff", &reference],
+    )
+    .expect(0);
+    assert!(diff.stdout.contains("/model/model.onnx"), "{}", diff.stdout);
+    assert!(diff.stdout.contains("first at byte"), "{}", diff.stdout);
+}
+
+#[test]
+fn images_are_listed_with_what_they_share() {
+    let Some(released) = Released::find() else { return };
+    let copy = released.copy();
+    let layout = released.images().display().to_string();
+    let listed = copy
+        .run(XTASK, &["images", "--layout", &layout, "--format", "json"])
+        .expect(0);
+    let json: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    let images = json["images"].as_array().unwrap();
+    assert_eq!(images.len(), declared(&copy.root).pairs().count());
+    for image in images {
+        assert!(
+            !image["name"].as_str().unwrap().contains(' '),
+            "a name of its own: {image}"
+        );
+        assert_eq!(image["layers"].as_array().unwrap().len(), 4, "{image}");
+    }
+    assert!(json["distinct-bytes"].as_u64() < json["separate-bytes"].as_u64());
+    let name = images[0]["name"].as_str().unwrap();
+    let digest = images[0]["digest"].as_str().unwrap();
+    let same = copy
+        .run(XTASK, &["images", name, "--layout", &layout, "--diff", digest])
+        .expect(0);
+    assert!(same.stdout.contains("0 paths differ"), "{}", same.stdout);
+    let text = copy.run(XTASK, &["images", "--layout", &layout]).expect(0).stdout;
+    assert!(text.contains(name) && text.contains(" images, "), "{text}");
+    let unknown = copy
+        .run(XTASK, &["images", "no-such", "--layout", &layout])
+        .expect(1);
+    assert!(
+        unknown.stderr.contains("no image `no-such`"),
+        "{}",
+        unknown.stderr
+    );
+}

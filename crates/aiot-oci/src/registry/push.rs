@@ -31,16 +31,19 @@ pub struct PushOptions {
     pub overwrite_tag: bool,
     /// Uploads at the same time, at least 1.
     pub uploads_in_parallel: usize,
+    /// Whether what a push put under the root's name is fetched again and compared at the end.
+    pub read_back: bool,
     /// Told what happens, from any thread; must return fast.
     pub on_event: Option<PushListener>,
 }
 
 impl Default for PushOptions {
-    /// Four uploads; tags do not move.
+    /// Four uploads; tags do not move; the root is read back.
     fn default() -> PushOptions {
         PushOptions {
             overwrite_tag: false,
             uploads_in_parallel: 4,
+            read_back: true,
             on_event: None,
         }
     }
@@ -51,6 +54,7 @@ impl fmt::Debug for PushOptions {
         f.debug_struct("PushOptions")
             .field("overwrite_tag", &self.overwrite_tag)
             .field("uploads_in_parallel", &self.uploads_in_parallel)
+            .field("read_back", &self.read_back)
             .finish_non_exhaustive()
     }
 }
@@ -118,17 +122,36 @@ pub struct PushReceipt {
     pub manifests_uploaded: usize,
 }
 
-/// What is below the root of a push, children before parents, each once.
-#[derive(Default)]
-struct Graph {
-    images: Vec<Image>,
-    inner_indexes: Vec<Descriptor>,
+impl std::ops::AddAssign<&PushReceipt> for PushReceipt {
+    fn add_assign(&mut self, other: &PushReceipt) {
+        self.blobs_present += other.blobs_present;
+        self.blobs_mounted += other.blobs_mounted;
+        self.blobs_uploaded += other.blobs_uploaded;
+        self.uploaded_bytes += other.uploaded_bytes;
+        self.manifests_uploaded += other.manifests_uploaded;
+    }
 }
 
-struct Image {
-    descriptor: Descriptor,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+/// What is below the root of a push, children before parents, each once.
+#[derive(Default)]
+pub(super) struct Graph {
+    pub images: Vec<Image>,
+    pub inner_indexes: Vec<Descriptor>,
+}
+
+pub(super) struct Image {
+    pub descriptor: Descriptor,
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
+}
+
+impl Graph {
+    /// What is below `root` in a store.
+    pub fn below(store: &Store, root: &Descriptor) -> Result<Graph, RegistryError> {
+        let mut graph = Graph::default();
+        collect(store, root, 0, &mut graph)?;
+        Ok(graph)
+    }
 }
 
 impl RegistryClient {
@@ -170,8 +193,7 @@ impl RegistryClient {
                 _ => {}
             }
         }
-        let mut graph = Graph::default();
-        collect(store, root, 0, &mut graph)?;
+        let graph = Graph::below(store, root)?;
         if self.manifest_digest(&access, &root.digest.to_string()).await? != Some(root.digest) {
             self.push_children(store, &access, root, &graph, options, &mut receipt)
                 .await?;
@@ -181,7 +203,48 @@ impl RegistryClient {
         let name = tag.map_or(root.digest.to_string(), str::to_owned);
         self.put_manifest(store, &access, &name, root, options, &mut receipt)
             .await?;
+        if options.read_back {
+            self.read_back(&access, &name, root).await?;
+        }
         Ok(receipt)
+    }
+
+    /// The digest that a tag names in a repository, asked with one request; `None` when it names nothing.
+    ///
+    /// # Errors
+    /// Those of a failed request.
+    pub async fn tag_digest(
+        &self,
+        repository: &Repository,
+        tag: &str,
+    ) -> Result<Option<Digest>, RegistryError> {
+        self.manifest_digest(&Access::push(repository), tag).await
+    }
+
+    /// Fetches what a name stands for and compares its bytes with what was pushed.
+    async fn read_back(&self, access: &Access, name: &str, wanted: &Descriptor) -> Result<(), RegistryError> {
+        let mut request = Request::new(
+            Method::GET,
+            self.url(&access.repository, &format!("manifests/{name}"))?,
+        );
+        request.accept = Some(MANIFEST_TYPES);
+        let response = self.send(access, &request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.status_error(&request, response).await);
+        }
+        let bytes = self
+            .read_body(&request, response, MAX_DOCUMENT_BYTES as usize)
+            .await?;
+        let (url, expected, found) = (
+            super::http::shown(&request.url),
+            wanted.digest,
+            Digest::of(&bytes),
+        );
+        if found == expected {
+            Ok(())
+        } else {
+            Err(RegistryError::WrongDigest { url, expected, found })
+        }
     }
 
     /// Everything that `root` needs to be there before it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aiot_build::BuildError;
 use aiot_build::network::Network;
-use aiot_build::registry::{PushItem, push};
+use aiot_build::push::{PushItem, PushSettings, push};
 
 use super::bake::{self, Baked, IMAGE};
 use super::floor;
@@ -107,7 +107,8 @@ impl Side {
                 &baked.store,
                 &format!("{address}/bench"),
                 &items,
-                &|_, _| {},
+                PushSettings::default(),
+                &|_| {},
             )
             .map(|_| ()),
             Side::Floor if is_again => floor::head(address, &repository, &baked.image),

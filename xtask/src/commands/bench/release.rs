@@ -109,7 +109,7 @@ pub fn watched(paths: &Paths) -> Result<(f64, Vec<(String, f64)>), BuildError> {
                     .push((id, millis as f64 / 1e3));
             }
             Event::Warning(text) | Event::Note(text) => eprintln!("{text}"),
-            Event::Planned { .. } | Event::Started { .. } => {}
+            Event::Planned { .. } | Event::Started { .. } | Event::Sent { .. } => {}
         })
     })?;
     Ok((seconds, actions.into_inner().expect("no panic while held")))

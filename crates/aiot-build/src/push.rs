@@ -1,0 +1,425 @@
+//! Images of a layout or a release to a registry: repositories, tags, order, and what has to be sent.
+//!
+//! A repository's index is named last. So an index that its tag names already proves the images below it, and pushing
+//! a release again costs one request for each model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aiot_oci::{
+    Descriptor, Digest, PushEvent, PushOptions, PushReceipt, Reference, RegistryClient, Repository, Store,
+    image,
+};
+use serde::Serialize;
+
+use crate::error::BuildError;
+use crate::events::{Event, Sink};
+use crate::network::Network;
+use crate::registry::client;
+
+/// How often progress is told.
+const TICK: Duration = Duration::from_millis(200);
+
+/// One thing to push: what, below the prefix where to, under which tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushItem {
+    /// Repository below the prefix; empty = the prefix itself.
+    pub repository: String,
+    /// Tag; `None` = by digest only.
+    pub tag: Option<String>,
+    /// Manifest or index.
+    pub descriptor: Descriptor,
+}
+
+/// How to push.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PushSettings {
+    /// Whether a tag that names another image is moved.
+    pub move_tags: bool,
+    /// Ask, and send nothing.
+    pub dry_run: bool,
+}
+
+/// What became, or would become, of one item.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PushRow {
+    /// `registry/repository:tag`, or with a digest where there is no tag.
+    pub reference: String,
+    /// The digest of manifest or index.
+    pub digest: Digest,
+    /// Whether nothing had to be done.
+    pub up_to_date: bool,
+    /// What the tag names instead, where that is another image.
+    pub tag_names: Option<Digest>,
+    /// Blobs that were there.
+    pub blobs_present: usize,
+    /// Blobs taken over from another repository.
+    pub blobs_mounted: usize,
+    /// Blobs sent; in a dry run those that would be.
+    pub blobs_sent: usize,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Manifests and indexes sent; in a dry run those that would be.
+    pub manifests_sent: usize,
+}
+
+/// What a push did, or would do.
+#[derive(Clone, Debug, Default)]
+pub struct PushReport {
+    /// One per item, in the order of the items.
+    pub rows: Vec<PushRow>,
+    /// Their sum; nothing in a dry run.
+    pub total: PushReceipt,
+}
+
+/// The entries of a layout as things to push.
+///
+/// An image of ours goes where a release pushes it: `<model>:<version>` and `<model>:<version>-<target>`. Of others,
+/// a name with a colon or slash is a reference whose registry is left out, any other name is a tag of the prefix
+/// itself, and an entry without name goes by its digest.
+///
+/// # Errors
+/// When the folder is no layout, or a document in it cannot be read.
+pub fn layout_items(dir: &Path) -> Result<(Store, Vec<PushItem>), BuildError> {
+    let entries = aiot_oci::read_layout(dir).map_err(BuildError::other)?;
+    let store = Store::open_read_only(dir).map_err(BuildError::other)?;
+    let mut items = Vec::new();
+    for (name, descriptor) in entries {
+        let annotations = if descriptor.media_type.is_index() {
+            image::read_index(&store, &descriptor.digest).map(|index| index.annotations)
+        } else {
+            image::read_manifest(&store, &descriptor.digest).map(|manifest| manifest.annotations)
+        };
+        let annotations = annotations.map_err(BuildError::other)?;
+        let (repository, tag) = place(&name, &annotations);
+        items.push(PushItem {
+            repository,
+            tag,
+            descriptor,
+        });
+    }
+    // Indexes after the images that they name.
+    items.sort_by_key(|item| (item.repository.clone(), item.descriptor.media_type.is_index()));
+    Ok((store, items))
+}
+
+/// Repository below the prefix and tag for an entry of a layout.
+fn place(name: &str, annotations: &BTreeMap<String, String>) -> (String, Option<String>) {
+    let ours = annotations
+        .get("dev.aiot-ops.model.name")
+        .and_then(|model| Some((model, name.strip_prefix(&format!("{model}-"))?)));
+    if let Some((model, tag)) = ours.filter(|(_, tag)| aiot_oci::reference::is_tag(tag)) {
+        return (model.clone(), Some(tag.to_owned()));
+    }
+    if let Ok(reference) = name.parse::<Reference>() {
+        let repository = reference.repository.name().to_owned();
+        return (repository, reference.tag);
+    }
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), Some(tag.to_owned())),
+        _ if name.contains('/') => (name.to_owned(), None),
+        _ if name.is_empty() => (String::new(), None),
+        _ => (String::new(), Some(name.to_owned())),
+    }
+}
+
+/// An item with its full address.
+struct Placed<'a> {
+    item: &'a PushItem,
+    to: Repository,
+    /// Its place in the list of items.
+    position: usize,
+}
+
+impl Placed<'_> {
+    fn reference(&self) -> String {
+        match &self.item.tag {
+            Some(tag) => format!("{}:{tag}", self.to),
+            None => format!("{}@{}", self.to, self.item.descriptor.digest),
+        }
+    }
+
+    fn row(&self, receipt: &PushReceipt, up_to_date: bool) -> PushRow {
+        PushRow {
+            reference: self.reference(),
+            digest: self.item.descriptor.digest,
+            up_to_date,
+            tag_names: None,
+            blobs_present: receipt.blobs_present,
+            blobs_mounted: receipt.blobs_mounted,
+            blobs_sent: receipt.blobs_uploaded,
+            sent_bytes: receipt.uploaded_bytes,
+            manifests_sent: receipt.manifests_uploaded,
+        }
+    }
+}
+
+/// Pushes items, repository by repository; a blob that several need is sent once and mounted elsewhere.
+///
+/// An index whose tag names another one is reported before anything is sent.
+///
+/// # Errors
+/// The first that fails, with registry, repository and what to do. Pushing again continues.
+pub fn push(
+    network: &Network,
+    store: &Store,
+    prefix: &str,
+    items: &[PushItem],
+    settings: PushSettings,
+    events: Sink<'_>,
+) -> Result<PushReport, BuildError> {
+    let prefix: Repository = prefix.parse().map_err(|error| {
+        BuildError::Other(format!(
+            "{prefix}: {error}; expected REGISTRY/PREFIX, for example localhost:5000/aiot"
+        ))
+    })?;
+    let mut placed = Vec::new();
+    for (position, item) in items.iter().enumerate() {
+        let to = if item.repository.is_empty() {
+            prefix.clone()
+        } else {
+            prefix.join(&item.repository).map_err(BuildError::other)?
+        };
+        placed.push(Placed { item, to, position });
+    }
+    let client = client()?;
+    let mut rows: Vec<Option<PushRow>> = items.iter().map(|_| None).collect();
+    let remaining = look(network, &client, store, placed, settings, &mut rows)?;
+    let mut report = PushReport::default();
+    if settings.dry_run {
+        survey(network, &client, store, &remaining, &mut rows)?;
+    } else {
+        send(
+            network,
+            &client,
+            store,
+            &remaining,
+            settings,
+            events,
+            &mut rows,
+            &mut report.total,
+        )?;
+    }
+    report.rows = rows.into_iter().flatten().collect();
+    Ok(report)
+}
+
+/// Asks for the tag of every repository's index; returns what is not proved by one.
+fn look<'a>(
+    network: &Network,
+    client: &RegistryClient,
+    store: &Store,
+    placed: Vec<Placed<'a>>,
+    settings: PushSettings,
+    rows: &mut [Option<PushRow>],
+) -> Result<Vec<Placed<'a>>, BuildError> {
+    let mut groups: BTreeMap<Repository, Vec<Placed<'a>>> = BTreeMap::new();
+    for item in placed {
+        groups.entry(item.to.clone()).or_default().push(item);
+    }
+    let mut remaining = Vec::new();
+    for (to, mut group) in groups {
+        // An index after its images, whatever the order that they came in.
+        group.sort_by_key(|placed| placed.item.descriptor.media_type.is_index());
+        let mut proved: BTreeSet<Digest> = BTreeSet::new();
+        for placed in &group {
+            let (descriptor, Some(tag)) = (&placed.item.descriptor, &placed.item.tag) else {
+                continue;
+            };
+            if !descriptor.media_type.is_index() {
+                continue;
+            }
+            let found = network
+                .block_on(client.tag_digest(&to, tag))
+                .map_err(BuildError::other)?;
+            match found {
+                Some(found) if found == descriptor.digest => {
+                    proved.insert(found);
+                    let index = image::read_index(store, &found).map_err(BuildError::other)?;
+                    proved.extend(index.manifests.iter().map(|manifest| manifest.digest));
+                }
+                Some(found) if !settings.move_tags && !settings.dry_run => {
+                    return Err(BuildError::Other(format!(
+                        "{to}:{tag} already names {found}, not {}; raise the model's version, or move the tag with \
+                         --move-tags",
+                        descriptor.digest
+                    )));
+                }
+                _ => {}
+            }
+        }
+        for placed in group {
+            if proved.contains(&placed.item.descriptor.digest) {
+                rows[placed.position] = Some(placed.row(&PushReceipt::default(), true));
+            } else {
+                remaining.push(placed);
+            }
+        }
+    }
+    Ok(remaining)
+}
+
+fn survey(
+    network: &Network,
+    client: &RegistryClient,
+    store: &Store,
+    remaining: &[Placed<'_>],
+    rows: &mut [Option<PushRow>],
+) -> Result<(), BuildError> {
+    let mut planned = BTreeSet::new();
+    for placed in remaining {
+        let (descriptor, tag) = (&placed.item.descriptor, placed.item.tag.as_deref());
+        let found = network
+            .block_on(client.survey(store, descriptor, &placed.to, tag, &mut planned))
+            .map_err(BuildError::other)?;
+        rows[placed.position] = Some(PushRow {
+            reference: placed.reference(),
+            digest: descriptor.digest,
+            up_to_date: found.manifests_missing == 0,
+            tag_names: found.tag.filter(|found| *found != descriptor.digest),
+            blobs_present: found.blobs_present,
+            blobs_mounted: 0,
+            blobs_sent: found.blobs_missing,
+            sent_bytes: found.missing_bytes,
+            manifests_sent: found.manifests_missing,
+        });
+    }
+    Ok(())
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one push, named at its only call"
+)]
+fn send(
+    network: &Network,
+    client: &RegistryClient,
+    store: &Store,
+    remaining: &[Placed<'_>],
+    settings: PushSettings,
+    events: Sink<'_>,
+    rows: &mut [Option<PushRow>],
+    total: &mut PushReceipt,
+) -> Result<(), BuildError> {
+    let mut sizes = BTreeMap::new();
+    for placed in remaining {
+        blob_sizes(store, &placed.item.descriptor, &mut sizes)?;
+    }
+    let total_bytes: u64 = sizes.values().sum();
+    let there: Arc<Mutex<BTreeMap<Digest, u64>>> = Arc::default();
+    let listener = Arc::clone(&there);
+    let options = PushOptions {
+        overwrite_tag: settings.move_tags,
+        on_event: Some(Arc::new(move |event| {
+            let (digest, bytes) = match event {
+                PushEvent::Sent {
+                    digest,
+                    position_bytes,
+                    ..
+                } => (*digest, *position_bytes),
+                PushEvent::Delivered {
+                    digest, size_bytes, ..
+                } => (*digest, *size_bytes),
+                PushEvent::Manifest { .. } => return,
+            };
+            listener
+                .lock()
+                .expect("no panic while held")
+                .insert(digest, bytes);
+        })),
+        ..PushOptions::default()
+    };
+    let tell = || {
+        let there_bytes = there.lock().expect("no panic while held").values().sum();
+        events(Event::Sent {
+            there_bytes,
+            total_bytes,
+        });
+    };
+    for placed in remaining {
+        let (descriptor, tag) = (&placed.item.descriptor, placed.item.tag.as_deref());
+        let receipt = network
+            .block_on(async {
+                let mut pushing = std::pin::pin!(client.push(store, descriptor, &placed.to, tag, &options));
+                loop {
+                    if let Ok(result) = tokio::time::timeout(TICK, &mut pushing).await {
+                        break result;
+                    }
+                    tell();
+                }
+            })
+            .map_err(|error| match error {
+                aiot_oci::RegistryError::TagExists { .. } => BuildError::Other(format!(
+                    "{error}: raise the model's version, or move the tag with --move-tags"
+                )),
+                error => BuildError::other(error),
+            })?;
+        tell();
+        *total += &receipt;
+        let up_to_date = receipt == PushReceipt::default();
+        if !up_to_date {
+            events(Event::Note(format!(
+                "pushed {} ({} blobs sent, {} there)",
+                placed.reference(),
+                receipt.blobs_uploaded,
+                receipt.blobs_present + receipt.blobs_mounted
+            )));
+        }
+        rows[placed.position] = Some(placed.row(&receipt, up_to_date));
+    }
+    Ok(())
+}
+
+/// Adds the blobs of all images below a node, each once.
+fn blob_sizes(store: &Store, node: &Descriptor, sizes: &mut BTreeMap<Digest, u64>) -> Result<(), BuildError> {
+    let mut waiting = vec![(node.clone(), 0)];
+    while let Some((node, depth)) = waiting.pop() {
+        if node.media_type.is_index() && depth < 4 {
+            let index = image::read_index(store, &node.digest).map_err(BuildError::other)?;
+            waiting.extend(index.manifests.into_iter().map(|child| (child, depth + 1)));
+        } else if node.media_type.is_manifest() {
+            let manifest = image::read_manifest(store, &node.digest).map_err(BuildError::other)?;
+            let blobs = manifest.layers.iter().chain([&manifest.config]);
+            sizes.extend(blobs.map(|blob| (blob.digest, blob.size)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_layouts_find_their_place() {
+        let ours = BTreeMap::from([("dev.aiot-ops.model.name".to_owned(), "a-b".to_owned())]);
+        let check =
+            |name: &str, annotations: &BTreeMap<String, String>, repository: &str, tag: Option<&str>| {
+                let (found, found_tag) = place(name, annotations);
+                assert_eq!(
+                    (found.as_str(), found_tag.as_deref()),
+                    (repository, tag),
+                    "{name}"
+                );
+            };
+        let none = BTreeMap::new();
+        check("a-b-1.0.0", &ours, "a-b", Some("1.0.0"));
+        check("a-b-1.0.0-rpi-arm32", &ours, "a-b", Some("1.0.0-rpi-arm32"));
+        // A layout of ours that somebody renamed.
+        check("latest", &ours, "", Some("latest"));
+        check("a-b-1.0.0", &none, "", Some("a-b-1.0.0"));
+        check("vision:1", &none, "vision", Some("1"));
+        check("edge/vision:1", &none, "edge/vision", Some("1"));
+        check(
+            "registry.example:5000/edge/vision:1",
+            &none,
+            "edge/vision",
+            Some("1"),
+        );
+        check("edge/vision", &none, "edge/vision", None);
+        check("", &none, "", None);
+    }
+}

@@ -1,0 +1,82 @@
+//! What a push would do, asked without sending anything: `--dry-run`.
+
+use std::collections::BTreeSet;
+
+use aiot_package::Digest;
+
+use super::auth::Access;
+use super::push::Graph;
+use super::{RegistryClient, RegistryError};
+use crate::document::Descriptor;
+use crate::reference::Repository;
+use crate::store::Store;
+
+/// What a push would find and send.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushSurvey {
+    /// What the tag names now.
+    pub tag: Option<Digest>,
+    /// Blobs that are there, in this repository or planned for another one of the same run and mounted from there.
+    pub blobs_present: usize,
+    /// Blobs that would be sent.
+    pub blobs_missing: usize,
+    /// Their bytes.
+    pub missing_bytes: u64,
+    /// Manifests and indexes that would be sent, the tag included.
+    pub manifests_missing: usize,
+}
+
+impl RegistryClient {
+    /// Asks what a push of `root` would send. `planned`: blobs that other pushes of the same run send to this registry
+    /// before; those of this one are added.
+    ///
+    /// # Errors
+    /// As [`RegistryClient::push`], but a tag that names another image is reported and no error.
+    pub async fn survey(
+        &self,
+        store: &Store,
+        root: &Descriptor,
+        to: &Repository,
+        tag: Option<&str>,
+        planned: &mut BTreeSet<Digest>,
+    ) -> Result<PushSurvey, RegistryError> {
+        let access = Access::pull(to);
+        let mut survey = PushSurvey::default();
+        if let Some(tag) = tag {
+            survey.tag = self.manifest_digest(&access, tag).await?;
+            if survey.tag == Some(root.digest) {
+                return Ok(survey);
+            }
+            survey.manifests_missing += 1;
+        }
+        if self.manifest_digest(&access, &root.digest.to_string()).await? == Some(root.digest) {
+            return Ok(survey);
+        }
+        survey.manifests_missing += usize::from(tag.is_none());
+        let graph = Graph::below(store, root)?;
+        survey.manifests_missing += graph.inner_indexes.len();
+        let mut blobs: BTreeSet<(Digest, u64)> = BTreeSet::new();
+        for image in &graph.images {
+            let digest = image.descriptor.digest;
+            if digest != root.digest {
+                if self.manifest_digest(&access, &digest.to_string()).await? == Some(digest) {
+                    continue;
+                }
+                survey.manifests_missing += 1;
+            }
+            let all = image.layers.iter().chain([&image.config]);
+            blobs.extend(all.map(|blob| (blob.digest, blob.size)));
+        }
+        for (digest, size) in blobs {
+            let blob = Descriptor::new(crate::document::MediaType::Other(String::new()), digest, size);
+            if planned.contains(&digest) || self.has_blob(&access, &blob).await? {
+                survey.blobs_present += 1;
+            } else {
+                survey.blobs_missing += 1;
+                survey.missing_bytes += size;
+            }
+            planned.insert(digest);
+        }
+        Ok(survey)
+    }
+}
