@@ -14,6 +14,7 @@
 //! | `golden/…` | the input files that `golden.json` names |
 
 mod digest;
+mod pipeline;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use digest::{Digest, DigestError};
+pub use pipeline::{
+    DirectorySource, EdgeHubSink, EdgeHubSource, Endpoint, HttpSource, MqttSink, PIPELINE_VARIABLE, Pipeline,
+    QueueSpec, Sinks, Sources, StdoutSink, WebhookSink,
+};
 
 /// The version of `package.json` that this code writes and the only one that it reads.
 pub const PACKAGE_FORMAT_VERSION: u32 = 1;

@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | [`released`] | the release that `cargo xtask test` made, and copies of its workspace |
 //! | [`device`] | an image's program, run natively or emulated |
+//! | [`edge`] | mosquitto, the workload API and the hub around a module |
 //! | [`emulation`] | emulators for containers |
 //! | [`registry`] | a real registry on this machine |
 //! | [`tools`] | other programs: run, or skipped loudly |
 //! | [`generate`] | workspaces with hundreds of models |
 
 pub mod device;
+pub mod edge;
 pub mod emulation;
 pub mod generate;
 pub mod registry;

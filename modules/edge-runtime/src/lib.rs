@@ -1,4 +1,5 @@
-//! What every inference module shares: command line, self-test, HTTP service, metrics.
+//! What every inference module shares: command line, self-test, HTTP service, metrics, IoT Edge client, sources and
+//! sinks.
 //!
 //! A module is a `main` of a few lines that says its name and what it accepts; the model package in its image says
 //! the rest. Special logic is a function that looks at each prediction and adds a remark of its own:
@@ -22,9 +23,13 @@
 //! Data goes to stdout, talk to stderr. The module needs no writable file system and no root rights.
 
 mod command;
+mod flow;
 mod health;
+mod iotedge;
+mod link;
 mod log;
 mod once;
+mod outbox;
 mod quiet;
 mod serve;
 mod settings;
@@ -140,7 +145,6 @@ fn execute(spec: ModuleSpec, settings: &Settings, command: Command) -> Result<u8
         Command::SelfTest => once::self_test(&open(spec, settings)?.1, &settings.model_dir),
         Command::Serve => {
             let (engine, model) = open(spec, settings)?;
-            once::check_before_serving(&model, &settings.model_dir)?;
             serve::serve(spec, settings, &engine, model)
         }
     }

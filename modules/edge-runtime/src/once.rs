@@ -6,6 +6,7 @@ use std::path::Path;
 use aiot_inference::golden::{self, GoldenError, Mismatch};
 use aiot_inference::{FileError, Model};
 
+use crate::flow::SelfCheck;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_SELF_TEST, ModuleSpec, Published, Stop, log};
 
 /// One JSON line per picture or window on stdout. A file that fails does not keep the others from being predicted.
@@ -58,8 +59,11 @@ pub(crate) fn self_test(model: &Model, dir: &Path) -> Result<u8, Stop> {
     })
 }
 
-/// A service that computes something else than the build must not start, so that a roll-out sees it.
-pub(crate) fn check_before_serving(model: &Model, dir: &Path) -> Result<(), Stop> {
+/// Replays the golden cases of a module that is to serve or serves.
+///
+/// # Errors
+/// `golden.json` cannot be used.
+pub(crate) fn self_check(model: &Model, dir: &Path) -> Result<SelfCheck, Stop> {
     let golden = match golden::read(dir) {
         Ok(golden) => golden,
         Err(GoldenError::File(FileError::Io { source, .. }))
@@ -68,17 +72,24 @@ pub(crate) fn check_before_serving(model: &Model, dir: &Path) -> Result<(), Stop
             log::warn(
                 "the package has no golden cases: nothing proves that this device computes what the build did",
             );
-            return Ok(());
+            return Ok(SelfCheck {
+                passed: true,
+                cases: 0,
+                message: None,
+            });
         }
         Err(error) => return Err(Stop::setup(error)),
     };
-    golden::replay(model, dir, &golden).map_err(|mismatch: Mismatch| Stop {
-        code: EXIT_SELF_TEST,
-        message: format!("self-test failed: {mismatch}"),
-    })?;
-    log::info(&format!(
-        "self-test: {} golden cases as built",
-        golden.cases.len()
-    ));
-    Ok(())
+    let cases = golden.cases.len();
+    let message = golden::replay(model, dir, &golden)
+        .err()
+        .map(|mismatch: Mismatch| mismatch.to_string().chars().take(1000).collect());
+    if message.is_none() {
+        log::info(&format!("self-test: {cases} golden cases as built"));
+    }
+    Ok(SelfCheck {
+        passed: message.is_none(),
+        cases,
+        message,
+    })
 }

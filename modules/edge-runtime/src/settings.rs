@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use aiot_inference::{ExecutionProvider, SessionOptions};
-use aiot_package::PACKAGE_DIR;
+use aiot_package::{PACKAGE_DIR, PIPELINE_VARIABLE, Pipeline};
 
 use crate::command::Overrides;
+use crate::iotedge::EdgeEnvironment;
 
 /// Where everything is.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +17,24 @@ pub(crate) struct Settings {
     pub(crate) http_address: SocketAddr,
     pub(crate) metrics_address: SocketAddr,
     pub(crate) session: SessionOptions,
+    /// Where inputs come from and predictions go.
+    pub(crate) pipeline: Pipeline,
+    /// Under IoT Edge only.
+    pub(crate) edge: Option<EdgeEnvironment>,
+    pub(crate) secrets: Secrets,
+}
+
+/// Values of the variables that the pipeline names; never shown.
+#[derive(Default, PartialEq, Eq)]
+pub(crate) struct Secrets {
+    pub(crate) mqtt_password: Option<String>,
+    pub(crate) webhook_authorization: Option<String>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets(…)")
+    }
 }
 
 impl Settings {
@@ -54,6 +73,36 @@ impl Settings {
                 .map_err(|_| format!("AIOT_INTRA_THREADS: `{text}` is not a number from 0 to 255"))?
                 .into();
         }
+        let pipeline = match variable(PIPELINE_VARIABLE) {
+            None => Pipeline::default(),
+            Some(text) => {
+                serde_json::from_str(&text).map_err(|error| format!("{PIPELINE_VARIABLE}: {error}"))?
+            }
+        };
+        if let Some(problem) = pipeline.problems().first() {
+            return Err(format!("{PIPELINE_VARIABLE}: {problem}"));
+        }
+        let secret = |name: Option<&String>| match name {
+            None => Ok(None),
+            Some(name) => variable(name)
+                .map(Some)
+                .ok_or_else(|| format!("{name} is not set, and {PIPELINE_VARIABLE} names it")),
+        };
+        let sinks = &pipeline.sinks;
+        let secrets = Secrets {
+            mqtt_password: secret(
+                sinks
+                    .mqtt
+                    .as_ref()
+                    .and_then(|sink| sink.password_variable.as_ref()),
+            )?,
+            webhook_authorization: secret(
+                sinks
+                    .webhook
+                    .as_ref()
+                    .and_then(|sink| sink.authorization_variable.as_ref()),
+            )?,
+        };
         let path = |given: Option<PathBuf>, name: &str, default: &str| {
             given
                 .or_else(|| variable(name).map(PathBuf::from))
@@ -69,6 +118,9 @@ impl Settings {
             http_address: address(overrides.http_address, "AIOT_HTTP_ADDRESS", "0.0.0.0:8080")?,
             metrics_address: address(overrides.metrics_address, "AIOT_METRICS_ADDRESS", "0.0.0.0:9600")?,
             session,
+            pipeline,
+            edge: EdgeEnvironment::new(&environment)?,
+            secrets,
         })
     }
 }
@@ -121,9 +173,30 @@ mod tests {
             ("AIOT_INTRA_THREADS", "many"),
             ("AIOT_HTTP_ADDRESS", "8080"),
             ("AIOT_METRICS_ADDRESS", "here:9600"),
+            ("AIOT_PIPELINE", "{"),
+            ("AIOT_PIPELINE", r#"{"sinks": {"fax": {}}}"#),
+            ("AIOT_PIPELINE", r#"{"queue": {"directory": "q"}}"#),
         ] {
             let error = settings(&[(name, value)], Overrides::default()).unwrap_err();
-            assert!(error.starts_with(name) && error.contains(value), "{error}");
+            assert!(error.starts_with(name), "{error}");
+            assert!(name == "AIOT_PIPELINE" || error.contains(value), "{error}");
         }
+    }
+
+    #[test]
+    fn a_pipeline_and_its_secrets() {
+        let pipeline = r#"{"sinks": {"mqtt": {"broker": "mqtt://b", "topic": "t", "user": "u", "password-variable": "P"}}}"#;
+        let error = settings(&[("AIOT_PIPELINE", pipeline)], Overrides::default()).unwrap_err();
+        assert!(error.starts_with("P is not set"), "{error}");
+        let set = settings(
+            &[("AIOT_PIPELINE", pipeline), ("P", "hidden")],
+            Overrides::default(),
+        )
+        .unwrap();
+        assert_eq!(set.secrets.mqtt_password.as_deref(), Some("hidden"));
+        assert!(!format!("{set:?}").contains("hidden"));
+        // What is declared is all there is; the edge hub's inputs stay, since no sources are declared.
+        assert!(set.pipeline.sinks.edge_hub.is_none() && set.pipeline.sources.edge_hub.is_some());
+        assert_eq!(set.edge, None);
     }
 }

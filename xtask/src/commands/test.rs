@@ -12,11 +12,13 @@ use aiot_build::release::{Options, release};
 use crate::progress::Progress;
 
 /// Debian's packages of the programs that tests run images, registries and signatures with.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 11] = [
     "ca-certificates",
     "catatonit",
     "docker-registry",
     "gpgv",
+    "mosquitto",
+    "openssl",
     "podman",
     "qemu-user-static",
     "runc",

@@ -15,6 +15,7 @@ use super::Service;
 use super::answer::{Refusal, json, read};
 use super::open_inference;
 use crate::Published;
+use crate::flow::Origin;
 
 type Shared = State<Arc<Service>>;
 
@@ -133,11 +134,24 @@ async fn predict(State(service): Shared, request: Request) -> Response {
         predictions: Vec<Value>,
     }
     let spec = service.spec;
+    let flow = service.flow.clone();
     let result = async {
         let place = service.worker.place()?;
         let body = read(request.into_body()).await?;
         let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
-            let predictions = model.predict_bytes(&body)?;
+            let mut predictions = model.predict_bytes(&body)?;
+            flow.retune(&mut predictions);
+            if flow.pipeline().sources.http.is_some() {
+                let origin = Origin {
+                    kind: "http",
+                    name: String::new(),
+                    message_id: String::new(),
+                };
+                let mut delivery = flow.compose(&predictions, &origin);
+                // Who asked learns that the sinks did not get it, and may ask again.
+                flow.deliver(&mut delivery)
+                    .map_err(|error| Refusal::failed(error.to_string()))?;
+            }
             let mut published = Vec::with_capacity(predictions.len());
             for prediction in &predictions {
                 metrics.observe_us(prediction.latency_us);

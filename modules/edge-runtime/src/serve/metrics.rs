@@ -1,5 +1,6 @@
 //! Counters in Prometheus' text format.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,6 +10,8 @@ use aiot_inference::{Engine, Model};
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
+
+use crate::flow::Flow;
 
 /// Upper bounds of the latency histogram in microseconds.
 const BUCKETS_US: [u64; 14] = [
@@ -89,9 +92,42 @@ impl Metrics {
         }
     }
 
-    fn render(&self) -> String {
+    /// Tensors that the model has computed.
+    pub(crate) fn inferences(&self) -> u64 {
+        self.inferences.load(Relaxed)
+    }
+
+    /// Refused requests and inputs by reason; those that never occurred are left out.
+    pub(crate) fn errors(&self) -> BTreeMap<&'static str, u64> {
+        let counts = REASONS.iter().zip(&self.errors);
+        counts
+            .map(|((_, reason), count)| (*reason, count.load(Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// An upper bound, in microseconds, of the time of the fraction `share` of all inferences: the histogram's
+    /// resolution is that of its buckets. 0 before the first inference.
+    pub(crate) fn quantile_us(&self, share: f64) -> u64 {
+        let count = self.inferences.load(Relaxed);
+        if count == 0 {
+            return 0;
+        }
+        let wanted = (count as f64 * share).ceil() as u64;
+        let mut below = 0;
+        for (bound_us, bucket) in BUCKETS_US.iter().zip(&self.buckets) {
+            below += bucket.load(Relaxed);
+            if below >= wanted {
+                return *bound_us;
+            }
+        }
+        BUCKETS_US[BUCKETS_US.len() - 1]
+    }
+
+    fn render(&self, flow: &Flow) -> String {
         let mut text = String::new();
         self.write(&mut text).expect("writing to a string does not fail");
+        flow.write_metrics(&mut text);
         text
     }
 
@@ -165,11 +201,11 @@ fn escaped(value: &str) -> String {
 }
 
 /// `GET /metrics`.
-pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
+pub(crate) fn router(metrics: Arc<Metrics>, flow: Arc<Flow>) -> Router {
     let scrape = async move || {
         (
             [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-            metrics.render(),
+            metrics.render(&flow),
         )
     };
     Router::new().route("/metrics", get(scrape))

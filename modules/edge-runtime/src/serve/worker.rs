@@ -51,6 +51,16 @@ impl Worker {
             .map_err(|_| Refusal::queue_full())
     }
 
+    /// A place in the queue, waited for: for inputs whose sender does not wait.
+    pub(crate) async fn wait_for_place(&self) -> Result<Place, Refusal> {
+        self.places
+            .clone()
+            .acquire_owned()
+            .await
+            .map(Place)
+            .map_err(|_| Refusal::stopped())
+    }
+
     /// Runs `work` on the inference thread. The place stays taken until it is done, even when the sender has gone.
     pub(crate) async fn run<T: Send + 'static>(
         &self,

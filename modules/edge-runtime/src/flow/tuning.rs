@@ -1,0 +1,231 @@
+//! What can be changed while the module runs, from the desired properties of its twin.
+//!
+//! | property | value | means |
+//! | --- | --- | --- |
+//! | `threshold` | number | in place of the package's |
+//! | `sampleEvery` | 1 to 1 000 000 | of the inputs that nobody waits for, only each n-th is predicted |
+//! | `logLevel` | `error`, `warning`, `info` | what is logged |
+//! | `reportEveryS` | 10 to 86 400 | seconds between two reports to the twin |
+//! | `sinks` | `{"edge-hub": false, …}` | which declared sinks get predictions |
+//!
+//! A value that is no good is refused, said in the reported properties, and the old one stays.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::log::Level;
+
+/// Seconds between two reports unless the twin says otherwise.
+pub(crate) const REPORT_EVERY_S: u32 = 300;
+
+/// Properties that are refused by name at most; the twin of a module is small.
+const MAX_REFUSED: usize = 16;
+
+/// The settings in force.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Tuning {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) threshold: Option<f32>,
+    pub(crate) sample_every: u32,
+    pub(crate) log_level: Level,
+    pub(crate) report_every_s: u32,
+    /// By declared sink.
+    pub(crate) sinks: BTreeMap<String, bool>,
+}
+
+impl Tuning {
+    /// As declared, with `sinks` on.
+    pub(crate) fn new(sinks: impl IntoIterator<Item = String>) -> Tuning {
+        Tuning {
+            threshold: None,
+            sample_every: 1,
+            log_level: Level::Info,
+            report_every_s: REPORT_EVERY_S,
+            sinks: sinks.into_iter().map(|sink| (sink, true)).collect(),
+        }
+    }
+
+    pub(crate) fn is_on(&self, sink: &str) -> bool {
+        self.sinks.get(sink).copied().unwrap_or(true)
+    }
+
+    /// What `desired` makes of these settings, and what of it is refused and why. A property that is not there goes
+    /// back to what `declared` says; one that is refused stays as it is.
+    pub(crate) fn desired(
+        &self,
+        declared: &Tuning,
+        desired: &Map<String, Value>,
+    ) -> (Tuning, BTreeMap<String, String>) {
+        let mut tuning = declared.clone();
+        let mut refused = BTreeMap::new();
+        let mut refuse = |name: &str, why: String| {
+            if refused.len() < MAX_REFUSED {
+                let name: String = name.chars().take(64).collect();
+                refused.insert(name, why);
+            }
+        };
+        for (name, value) in desired {
+            match name.as_str() {
+                "threshold" => match value
+                    .as_f64()
+                    .map(|number| number as f32)
+                    .filter(|number| number.is_finite())
+                {
+                    Some(number) => tuning.threshold = Some(number),
+                    None => {
+                        tuning.threshold = self.threshold;
+                        refuse(name, "a number is wanted".to_owned());
+                    }
+                },
+                "sampleEvery" => match whole(value, 1, 1_000_000) {
+                    Ok(number) => tuning.sample_every = number,
+                    Err(why) => {
+                        tuning.sample_every = self.sample_every;
+                        refuse(name, why);
+                    }
+                },
+                "reportEveryS" => match whole(value, 10, 86_400) {
+                    Ok(number) => tuning.report_every_s = number,
+                    Err(why) => {
+                        tuning.report_every_s = self.report_every_s;
+                        refuse(name, why);
+                    }
+                },
+                "logLevel" => match value.as_str().and_then(Level::of) {
+                    Some(level) => tuning.log_level = level,
+                    None => {
+                        tuning.log_level = self.log_level;
+                        refuse(name, "`error`, `warning` or `info` is wanted".to_owned());
+                    }
+                },
+                "sinks" => {
+                    let Some(sinks) = value.as_object() else {
+                        tuning.sinks.clone_from(&self.sinks);
+                        refuse(name, "an object of true and false by sink is wanted".to_owned());
+                        continue;
+                    };
+                    for (sink, on) in sinks {
+                        match (declared.sinks.contains_key(sink), on.as_bool()) {
+                            (true, Some(on)) => {
+                                tuning.sinks.insert(sink.clone(), on);
+                            }
+                            (true, None) => {
+                                tuning.sinks.insert(sink.clone(), self.is_on(sink));
+                                refuse(&format!("sinks/{sink}"), "true or false is wanted".to_owned());
+                            }
+                            (false, _) => {
+                                refuse(&format!("sinks/{sink}"), "no such sink is declared".to_owned())
+                            }
+                        }
+                    }
+                }
+                other if other.starts_with('$') => {}
+                other => refuse(other, "there is no such property".to_owned()),
+            }
+        }
+        (tuning, refused)
+    }
+}
+
+fn whole(value: &Value, least: u32, most: u32) -> Result<u32, String> {
+    value
+        .as_u64()
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| format!("a whole number from {least} to {most} is wanted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn declared() -> Tuning {
+        Tuning::new(["edge-hub".to_owned(), "stdout".to_owned()])
+    }
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn good_values_are_taken_and_missing_ones_go_back() {
+        let desired = object(json!({
+            "threshold": 0.75, "sampleEvery": 10, "logLevel": "warning", "reportEveryS": 60,
+            "sinks": {"stdout": false}, "$version": 4, "$metadata": {},
+        }));
+        let (tuning, refused) = declared().desired(&declared(), &desired);
+        assert_eq!(refused, BTreeMap::new());
+        assert_eq!(
+            (tuning.threshold, tuning.sample_every, tuning.report_every_s),
+            (Some(0.75), 10, 60)
+        );
+        assert_eq!(
+            (tuning.log_level, tuning.is_on("stdout"), tuning.is_on("edge-hub")),
+            (Level::Warning, false, true)
+        );
+        let (back, _) = tuning.desired(&declared(), &Map::new());
+        assert_eq!(back, declared());
+    }
+
+    #[test]
+    fn bad_values_are_refused_and_the_old_ones_stay() {
+        let (old, _) = declared().desired(
+            &declared(),
+            &object(
+                json!({"threshold": 0.5, "sampleEvery": 3, "logLevel": "error", "sinks": {"stdout": false}}),
+            ),
+        );
+        for (bad, name) in [
+            (json!({"threshold": "high"}), "threshold"),
+            (json!({"threshold": null}), "threshold"),
+            (json!({"threshold": 1e300}), "threshold"),
+            (json!({"sampleEvery": 0}), "sampleEvery"),
+            (json!({"sampleEvery": 1.5}), "sampleEvery"),
+            (json!({"sampleEvery": -1}), "sampleEvery"),
+            (json!({"reportEveryS": 1}), "reportEveryS"),
+            (json!({"logLevel": "loud"}), "logLevel"),
+            (json!({"sinks": true}), "sinks"),
+            (json!({"sinks": {"stdout": 1}}), "sinks/stdout"),
+            (json!({"sinks": {"kafka": true}}), "sinks/kafka"),
+            (json!({"treshold": 0.5}), "treshold"),
+        ] {
+            let mut desired = object(json!({
+                "threshold": 0.5, "sampleEvery": 3, "logLevel": "error", "sinks": {"stdout": false},
+            }));
+            desired.extend(object(bad.clone()));
+            let (tuning, refused) = old.desired(&declared(), &desired);
+            assert_eq!(refused.keys().collect::<Vec<_>>(), [name], "{bad}");
+            if name != "sinks/kafka" {
+                assert_eq!(tuning, old, "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_mistakes_take_little_room() {
+        let desired: Map<String, Value> = (0..500)
+            .map(|n| (format!("{n}-{}", "x".repeat(500)), Value::Null))
+            .collect();
+        let (_, refused) = declared().desired(&declared(), &desired);
+        assert_eq!(refused.len(), MAX_REFUSED);
+        assert!(refused.keys().all(|name| name.len() <= 64));
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_taken_or_refused(name in "threshold|sampleEvery|reportEveryS|logLevel|sinks|other", text in r#"(-?[0-9]{1,20}(\.[0-9]{1,5})?|"[a-z]{0,8}"|null|true|\{"stdout":(true|1)\})"#) {
+            let value: Value = match serde_json::from_str(&text) {
+                Ok(value) => value,
+                Err(_) => return Ok(()),
+            };
+            let (tuning, refused) = declared().desired(&declared(), &Map::from_iter([(name, value)]));
+            prop_assert!(refused.is_empty() || tuning == declared());
+        }
+    }
+}

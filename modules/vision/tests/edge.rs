@@ -1,0 +1,704 @@
+//! The module as an IoT Edge module: a real mosquitto with TLS, the workload API on a socket, the hub's side of
+//! twin and methods. Nothing that was predicted may be lost, whatever happens to the broker or the module.
+
+#[path = "../../edge-runtime/tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::Cursor;
+use std::path::Path;
+use std::process::Command;
+
+use aiot_testkit::edge::{Certificates, Hub, Mosquitto, Workload, free_port, wait_for};
+use aiot_testkit::tools;
+use serde_json::{Value, json};
+use support::{Service, command, finished, golden, package};
+
+const MODULE: &str = "edge1/modules/digits";
+const DESIRED: &str = r#"{"$version": 1}"#;
+
+fn png(colour: [u8; 3]) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(4, 4, image::Rgb(colour))
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    bytes.into_inner()
+}
+
+/// A device: everything around the module, in a folder of its own.
+struct Device {
+    certificates: Certificates,
+    workload: Workload,
+    broker: Mosquitto,
+    package: tempfile::TempDir,
+    // Last, since the others have their files in it.
+    folder: tempfile::TempDir,
+}
+
+impl Device {
+    /// `None`: the tools are missing, and the test has said so.
+    fn new() -> Option<Device> {
+        Device::with_port(free_port())
+    }
+
+    fn with_port(port: u16) -> Option<Device> {
+        if !tools::have(&["mosquitto", "openssl"]) {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let certificates = Certificates::make(folder.path(), "localhost");
+        let trust = std::fs::read_to_string(&certificates.authority).unwrap();
+        Some(Device {
+            workload: Workload::start(folder.path(), trust),
+            broker: Mosquitto::start(folder.path(), port, &certificates, &[]),
+            package: package("colour"),
+            certificates,
+            folder,
+        })
+    }
+
+    fn hub(&self, desired: &str) -> Hub {
+        Hub::connect(self.broker.plain_port, MODULE, desired)
+    }
+
+    fn queue(&self) -> String {
+        self.folder.path().join("queue").display().to_string()
+    }
+
+    /// The edge hub's inputs and HTTP, all published, with a queue on disk.
+    fn pipeline(&self) -> Value {
+        json!({"sources": {"edge-hub": {}, "http": {}}, "queue": {"directory": self.queue(), "max-mib": 4}})
+    }
+
+    fn command(&self, pipeline: &Value) -> Command {
+        let mut command = command(env!("CARGO_BIN_EXE_vision"), self.package.path(), &["serve"]);
+        command.env("AIOT_PIPELINE", pipeline.to_string());
+        self.environment(&mut command);
+        command.env("AIOT_EDGE_HUB_PORT", self.broker.port.to_string());
+        command
+    }
+
+    /// What edgeAgent sets.
+    fn environment(&self, command: &mut Command) {
+        for (name, value) in [
+            ("IOTEDGE_WORKLOADURI", self.workload.uri.as_str()),
+            ("IOTEDGE_AUTHSCHEME", "sasToken"),
+            ("IOTEDGE_MODULEGENERATIONID", "6370"),
+            ("IOTEDGE_IOTHUBHOSTNAME", "hub1.azure-devices.net"),
+            ("IOTEDGE_GATEWAYHOSTNAME", "localhost"),
+            ("IOTEDGE_DEVICEID", "edge1"),
+            ("IOTEDGE_MODULEID", "digits"),
+            ("IOTEDGE_APIVERSION", "2022-08-03"),
+        ] {
+            command.env(name, value);
+        }
+    }
+
+    fn start(&self) -> Service {
+        Service::start(self.command(&self.pipeline()))
+    }
+}
+
+fn predict(service: &Service) {
+    let (status, body) = service.request("POST", "/v1/predict", &png([255, 0, 0]));
+    assert_eq!(status, 200, "{body}");
+}
+
+/// The messages' bodies, once `count` have come.
+fn bodies(hub: &Hub, count: usize) -> Vec<Value> {
+    wait_for(&format!("{count} messages"), || {
+        (hub.telemetry().len() >= count).then_some(())
+    });
+    hub.telemetry()
+        .iter()
+        .map(|message| serde_json::from_str(&message.body).unwrap())
+        .collect()
+}
+
+fn ids(bodies: &[Value]) -> Vec<String> {
+    bodies
+        .iter()
+        .map(|body| body["message_id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Ids without repetitions, in order of their first appearance.
+fn once_each(ids: &[String]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    ids.iter().filter(|id| seen.insert(*id)).cloned().collect()
+}
+
+fn last_report(hub: &Hub) -> Value {
+    serde_json::from_str(hub.reported().last().unwrap()).unwrap()
+}
+
+#[test]
+fn inputs_become_predictions_with_everything_that_a_plant_needs() {
+    let Some(device) = Device::new() else { return };
+    let hub = device.hub(DESIRED);
+    let service = device.start();
+    wait_for("a report", || hub.reported().first().cloned());
+    hub.input(
+        "camera",
+        "%24.mid=frame%201&%24.cdid=edge1&%24.cmid=camera",
+        png([0, 0, 255]),
+    );
+    hub.input("camera", "", png([255, 0, 0]));
+    let got = bodies(&hub, 2);
+    let labels: Vec<_> = got
+        .iter()
+        .map(|body| body["result"]["label"].as_str().unwrap())
+        .collect();
+    assert_eq!(labels, ["blue", "red"]);
+    let body = &got[0];
+    assert_eq!(
+        body["source"],
+        json!({"kind": "edge-hub", "name": "camera", "message_id": "frame 1"})
+    );
+    assert_eq!(
+        (&body["schema_version"], &body["device"], &body["module"]),
+        (&json!(1), &json!("edge1"), &json!("digits"))
+    );
+    for digest in ["model_digest", "preprocessing_digest"] {
+        let digest = body[digest].as_str().unwrap();
+        assert!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}");
+    }
+    let time = body["time"].as_str().unwrap();
+    assert!(
+        time.len() == 24 && time.starts_with("20") && time.ends_with('Z'),
+        "{time}"
+    );
+    assert!(body["latency_us"].as_u64().is_some());
+    let id = body["message_id"].as_str().unwrap();
+    let expected = format!(
+        "%24.on=predictions&%24.mid={id}&%24.cid=frame%201&%24.ct=application%2Fjson&%24.ce=utf-8&model=colour"
+    );
+    assert_eq!(hub.telemetry()[0].bag, expected);
+
+    // Acknowledged after the prediction was kept: none is left to the broker.
+    wait_for("both acknowledgements", || {
+        (device
+            .broker
+            .log()
+            .matches("Received PUBACK from edge1/digits")
+            .count()
+            >= 2)
+            .then_some(())
+    });
+    let metrics = service.scrape();
+    assert!(
+        metrics.contains("aiot_sink_connected{sink=\"edge-hub\"} 1"),
+        "{metrics}"
+    );
+    wait_for("both confirmations", || {
+        service
+            .scrape()
+            .contains("aiot_messages_sent_total{sink=\"edge-hub\"} 2")
+            .then_some(())
+    });
+    service.terminate();
+    let (code, log) = service.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(
+        device
+            .broker
+            .log()
+            .contains("Received DISCONNECT from edge1/digits")
+    );
+}
+
+#[test]
+fn the_twin_tunes_and_is_told() {
+    let Some(device) = Device::new() else { return };
+    let hub = device.hub(r#"{"threshold": 0.5, "logLevel": "warning", "$version": 1}"#);
+    let service = device.start();
+    let report = wait_for("the twin's settings in force", || {
+        let report: Value = serde_json::from_str(hub.reported().last()?).unwrap();
+        (report["settings"]["threshold"] == 0.5).then_some(report)
+    });
+    assert_eq!(report["model"]["name"], "colour");
+    assert_eq!(report["model"]["version"], "1.2.3");
+    assert_eq!(report["engine"]["provider"], "cpu");
+    assert_eq!(
+        report["selfCheck"],
+        json!({"passed": true, "cases": 0, "message": null})
+    );
+    assert_eq!(report["settings"]["logLevel"], "warning");
+    for key in ["uptimeS", "inferences", "p50Us", "p99Us"] {
+        assert!(report["statistics"][key].is_u64(), "{key}: {report}");
+    }
+    assert!(hub.twin_gets() >= 1);
+
+    // A bad value is refused and said; the old one stays, good ones beside it count.
+    let whole = r#"{"threshold": "high", "sampleEvery": 2, "$version": 2}"#;
+    hub.patch(
+        2,
+        r#"{"threshold": "high", "logLevel": null, "sampleEvery": 2, "$version": 2}"#,
+        whole,
+    );
+    let report = wait_for("the refusal", || {
+        Some(last_report(&hub)).filter(|report| report["refused"].is_string())
+    });
+    assert_eq!(report["refused"], "threshold: a number is wanted");
+    assert_eq!(
+        (
+            &report["settings"]["threshold"],
+            &report["settings"]["sampleEvery"]
+        ),
+        (&json!(0.5), &json!(2))
+    );
+    assert_eq!(report["settings"]["logLevel"], "info");
+
+    // Versions 3 to 5 were missed: the whole is asked for.
+    let gets = hub.twin_gets();
+    hub.patch(
+        6,
+        r#"{"threshold": 0.25}"#,
+        r#"{"threshold": 0.9999, "sampleEvery": 1, "$version": 6}"#,
+    );
+    wait_for("the whole twin", || {
+        let report = last_report(&hub);
+        (hub.twin_gets() > gets && report["settings"]["sampleEvery"] == 1 && report["refused"].is_null())
+            .then_some(())
+    });
+    // Grey is sure of nothing: below the new threshold there is no label.
+    hub.input("camera", "", png([128, 128, 128]));
+    assert_eq!(bodies(&hub, 1)[0]["result"]["label"], Value::Null);
+
+    // A sink that is switched off gets nothing.
+    hub.patch(7, r#"{"sinks": {"edge-hub": false}}"#, DESIRED);
+    wait_for("the switch", || {
+        (last_report(&hub)["settings"]["sinks"]["edge-hub"] == false).then_some(())
+    });
+    hub.input("camera", "", png([255, 0, 0]));
+    wait_for("the inference", || {
+        service
+            .scrape()
+            .contains("\naiot_inferences_total 2")
+            .then_some(())
+    });
+    assert_eq!(hub.telemetry().len(), 1);
+}
+
+#[test]
+fn direct_methods() {
+    let Some(device) = Device::new() else { return };
+    let hub = device.hub(DESIRED);
+    let _service = device.start();
+    wait_for("a report", || hub.reported().first().cloned());
+    let call = |method: &str, payload: &str| {
+        let (status, body) = hub.call(method, payload);
+        (status, serde_json::from_str::<Value>(&body).unwrap())
+    };
+    assert_eq!(
+        call("ping", "null"),
+        ("200".into(), json!({"answer": "pong", "model": "colour"}))
+    );
+    assert_eq!(
+        call("selfCheck", ""),
+        ("200".into(), json!({"passed": true, "cases": 0}))
+    );
+    let (status, stats) = call("stats", "{}");
+    assert!(
+        status == "200" && stats["sinks"]["edge-hub"]["connected"] == true,
+        "{stats}"
+    );
+    // A red PNG of one pixel.
+    let red = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
+    let (status, answer) = call("predict", &json!({"data": red}).to_string());
+    assert_eq!(
+        (&status[..], &answer["predictions"][0]["result"]["label"]),
+        ("200", &json!("red")),
+        "{answer}"
+    );
+    for (method, payload, expected) in [
+        ("dance", "{}", "404"),
+        ("predict", "{}", "400"),
+        ("predict", "nonsense", "400"),
+        ("predict", r#"{"data": "%%%"}"#, "400"),
+        ("predict", r#"{"data": "AAAA"}"#, "400"),
+        ("ping", &"x".repeat(200_000), "413"),
+    ] {
+        let (status, body) = call(method, payload);
+        assert!(
+            status == expected && body["error"].is_string(),
+            "{method}: {status} {body}"
+        );
+    }
+    // Only answers: nothing of it is telemetry.
+    assert_eq!(hub.telemetry(), []);
+}
+
+#[test]
+fn nothing_is_lost_when_broker_and_module_are_killed_under_load() {
+    let Some(mut device) = Device::new() else { return };
+    let hub = device.hub(DESIRED);
+    let service = device.start();
+    for _ in 0..10 {
+        predict(&service);
+    }
+    assert_eq!(bodies(&hub, 10).len(), 10);
+    // The hub's own connection ends with the broker; what the broker had not handed to it yet would be lost with it.
+    device.broker.kill();
+    for _ in 0..50 {
+        predict(&service);
+    }
+    let waiting = |service: &Service, count: u32| {
+        service
+            .scrape()
+            .contains(&format!("aiot_queue_messages{{sink=\"edge-hub\"}} {count}"))
+            .then_some(())
+    };
+    wait_for("fifty in the queue", || waiting(&service, 50));
+    // Dropped: SIGKILL.
+    drop(service);
+    let service = device.start();
+    wait_for("fifty from before", || waiting(&service, 50));
+    for _ in 0..10 {
+        predict(&service);
+    }
+    drop(hub);
+    device.broker.again(&device.certificates, &[]);
+    let hub = device.hub(DESIRED);
+    let got = bodies(&hub, 60);
+    wait_for("an empty queue", || waiting(&service, 0));
+    let ids = ids(&got);
+    let once = once_each(&ids);
+    // The module may be quicker than the hub's subscription: the broker is no edge hub, which stores before it
+    // confirms. But what came is in order, with the ids of the process that predicted it.
+    assert_eq!(once, ids, "nothing twice without a lost connection");
+    let (before, after): (Vec<_>, Vec<_>) = once.iter().partition(|id| id[..16] == once[0][..16]);
+    assert_eq!((before.len(), after.len()), (50, 10));
+    let numbers = |ids: &[&String]| -> Vec<u64> { ids.iter().map(|id| id[17..].parse().unwrap()).collect() };
+    assert_eq!(numbers(&before), (10..60).collect::<Vec<_>>());
+    assert_eq!(numbers(&after), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_is_lost_while_the_broker_is_not_to_be_trusted() {
+    let Some(mut device) = Device::new() else { return };
+    device.broker.kill();
+    // The same authority's name, another authority; the name of another host; no entry without a password.
+    let other = tempfile::tempdir().unwrap();
+    let stranger = Certificates::make(other.path(), "localhost");
+    let wrong_name = Certificates::make(device.folder.path(), "elsewhere");
+    let mixed = Certificates {
+        authority: device.certificates.authority.clone(),
+        ..stranger
+    };
+    device.broker.again(&mixed, &[]);
+    let service = device.start();
+    predict(&service);
+    wait_for("the handshake to fail", || {
+        device.broker.log().contains("OpenSSL Error").then_some(())
+    });
+    device.broker.again(&wrong_name, &[]);
+    predict(&service);
+    wait_for("the handshake to fail again", || {
+        device.broker.log().contains("OpenSSL Error").then_some(())
+    });
+    device
+        .broker
+        .again(&device.certificates.clone(), &["allow_anonymous false"]);
+    predict(&service);
+    wait_for("CONNECT to be refused", || {
+        device.broker.log().contains("not authorised").then_some(())
+    });
+    device.broker.again(&device.certificates.clone(), &[]);
+    let hub = device.hub(DESIRED);
+    let got = bodies(&hub, 3);
+    assert_eq!(once_each(&ids(&got)).len(), 3);
+    service.terminate();
+    let (code, log) = service.wait();
+    assert_eq!(code, Some(0));
+    for expected in ["TLS: ", "the broker refuses the module: NotAuthorized"] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+}
+
+#[test]
+fn tokens_are_renewed_before_they_end_and_a_deaf_daemon_is_asked_again() {
+    let Some(device) = Device::new() else { return };
+    device.workload.close_next(2);
+    let hub = device.hub(DESIRED);
+    let mut command = device.command(&device.pipeline());
+    command.env("AIOT_TOKEN_LIFE_S", "2");
+    let service = Service::start(command);
+    let mut count = 0;
+    while device.workload.sign_requests().len() < 4 {
+        predict(&service);
+        count += 1;
+        assert!(count < 5000, "the token is never renewed");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let ids = ids(&bodies(&hub, count));
+    assert_eq!(ids, once_each(&ids));
+    assert_eq!(ids.len(), count);
+    let requests = device.workload.sign_requests();
+    let expiries: Vec<u64> = requests
+        .iter()
+        .map(|request| {
+            let data = request.data();
+            let (resource, expiry) = data.split_once('\n').unwrap();
+            assert_eq!(
+                resource,
+                "hub1.azure-devices.net%2Fdevices%2Fedge1%2Fmodules%2Fdigits"
+            );
+            assert_eq!(
+                request.target,
+                "/modules/digits/genid/6370/sign?api-version=2022-08-03"
+            );
+            expiry.parse().unwrap()
+        })
+        .collect();
+    assert!(expiries.is_sorted() && expiries[3] > expiries[0], "{expiries:?}");
+}
+
+#[test]
+fn bad_inputs_are_counted_and_harm_nothing() {
+    let Some(device) = Device::new() else { return };
+    let hub = device.hub(DESIRED);
+    let service = device.start();
+    wait_for("a report", || hub.reported().first().cloned());
+    let mut jpeg = Cursor::new(Vec::new());
+    image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 3, y as u8 * 3, 7]))
+        .write_to(&mut jpeg, image::ImageFormat::Jpeg)
+        .unwrap();
+    let jpeg = jpeg.into_inner();
+    let mut huge = png([1, 2, 3]);
+    // Width and height in the PNG's first chunk; its checksum has to fit.
+    huge[16..20].copy_from_slice(&20_000u32.to_be_bytes());
+    huge[20..24].copy_from_slice(&20_000u32.to_be_bytes());
+    let crc = crc32(&huge[12..29]);
+    huge[29..33].copy_from_slice(&crc.to_be_bytes());
+    let bad = [
+        Vec::new(),
+        jpeg[..jpeg.len() / 2].to_vec(),
+        huge,
+        b"no picture".to_vec(),
+        vec![0xff; 200_000],
+    ];
+    let count = bad.len();
+    for (number, payload) in bad.into_iter().enumerate() {
+        hub.input("camera", &format!("%24.mid={number}"), payload);
+    }
+    hub.input("camera", "%24.mid=good", png([0, 255, 0]));
+    let got = bodies(&hub, 1);
+    assert_eq!(got[got.len() - 1]["source"]["message_id"], "good");
+    assert_eq!(got[got.len() - 1]["result"]["label"], "green");
+    // Half a JPEG may give a half-grey picture; none of the others gives anything.
+    assert!(got.len() <= 2, "{got:?}");
+    let stats = hub.call("stats", "").1;
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!(
+        stats["errors"]["bad_input"].as_u64().unwrap() as usize + got.len(),
+        count + 1,
+        "{stats}"
+    );
+    // All are done with: a broker that sent them again for ever would hold up the rest.
+    wait_for("all acknowledgements", || {
+        (device
+            .broker
+            .log()
+            .matches("Received PUBACK from edge1/digits")
+            .count()
+            > count)
+            .then_some(())
+    });
+    drop(service);
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
+        })
+    })
+}
+
+#[test]
+fn a_failed_self_check_is_told_before_the_end() {
+    let Some(device) = Device::new() else { return };
+    let red = png([255, 0, 0]);
+    golden(
+        device.package.path(),
+        &[("red.png", &red, json!({"output": [9.0, 0.0, 0.0]}))],
+    );
+    let hub = device.hub(DESIRED);
+    let (code, _, log) = finished(device.command(&device.pipeline()));
+    assert_eq!(code, 4, "{log}");
+    let report = wait_for("a report", || hub.reported().first().cloned());
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["selfCheck"]["passed"], false);
+    assert!(
+        report["selfCheck"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("red.png"),
+        "{report}"
+    );
+}
+
+/// What a broker's log and the daemon see of one client.
+#[derive(Debug, PartialEq)]
+struct Wire {
+    client: String,
+    clean_session: String,
+    user: String,
+    subscriptions: BTreeSet<String>,
+    telemetry: String,
+    sign_target: String,
+    sign_body: Value,
+    signed: String,
+}
+
+fn wire(log: &str, workload: &Workload) -> Wire {
+    let connected = log
+        .lines()
+        .find(|line| line.contains(" as edge1/digits ("))
+        .expect("a connection")
+        .to_owned();
+    let fields = connected.split(" (").nth(1).unwrap();
+    let field = |start: &str| {
+        let field = fields
+            .trim_end_matches(").")
+            .split(", ")
+            .find_map(|field| field.strip_prefix(start));
+        field
+            .unwrap_or_else(|| panic!("no {start} in {connected}"))
+            .to_owned()
+    };
+    let user = field("u'");
+    let subscriptions = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("edge1/digits 1 "));
+    let telemetry = log.lines().find_map(|line| {
+        line.split("'devices/edge1/modules/digits/messages/events/")
+            .nth(1)
+    });
+    let request = workload.sign_requests()[0].clone();
+    let body: Value = serde_json::from_str(&request.body).unwrap();
+    Wire {
+        client: connected
+            .split(" as ")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned(),
+        clean_session: field("c"),
+        user: user.split("/?").next().unwrap().to_owned(),
+        subscriptions: subscriptions.map(str::to_owned).collect(),
+        telemetry: telemetry.unwrap().split('\'').next().unwrap().to_owned(),
+        sign_target: request.target.clone(),
+        signed: request.data().split('\n').next().unwrap().to_owned(),
+        sign_body: json!({"keyId": body["keyId"], "algo": body["algo"]}),
+    }
+}
+
+/// The official client against the same broker, daemon and hub; both clients must look the same to them.
+#[test]
+fn like_the_official_client() {
+    let Some(mut device) = Device::with_port(8883) else {
+        return;
+    };
+    let Some(packages) = python_packages() else { return };
+    let hub = device.hub(r#"{"greeting": 7, "$version": 4}"#);
+    let service = device.start();
+    wait_for("a report", || hub.reported().first().cloned());
+    predict(&service);
+    let id = bodies(&hub, 1)[0]["message_id"].as_str().unwrap().to_owned();
+    wait_for("three subscriptions and the inputs", || {
+        (device.broker.log().matches("edge1/digits 1 ").count() >= 4).then_some(())
+    });
+    let ours = wire(&device.broker.log(), &device.workload);
+    drop((service, hub));
+
+    device.broker.kill();
+    let folder = tempfile::tempdir().unwrap();
+    let trust = std::fs::read_to_string(&device.certificates.authority).unwrap();
+    device.workload = Workload::start(folder.path(), trust);
+    device.broker.again(&device.certificates.clone(), &[]);
+    let hub = device.hub(r#"{"greeting": 7, "$version": 4}"#);
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", include_str!("official_client.py"), &id])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("PYTHONPATH", packages);
+    device.environment(&mut python);
+    let child = python
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It waits for one input and one call.
+    wait_for("its first message", || hub.telemetry().first().cloned());
+    hub.input(
+        "camera",
+        "%24.mid=frame%201&k%20y=v%26%3D%2F",
+        b"an input".to_vec(),
+    );
+    let answer = hub.call("ping", r#"{"a": 1}"#);
+    let output = child.wait_with_output().unwrap();
+    let (said, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{said}\n{errors}");
+    let said: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let expected = json!({
+        "greeting": 7, "input": "camera", "data": "an input", "id": "frame 1", "property": "v&=/", "method": "ping",
+    });
+    assert_eq!(said, expected);
+    assert_eq!(answer.0, "200");
+    assert_eq!(hub.reported().len(), 1);
+
+    let theirs = wire(&device.broker.log(), &device.workload);
+    assert_eq!(ours, theirs);
+}
+
+/// Where azure-iot-device is, installed beside what tests download.
+fn python_packages() -> Option<std::path::PathBuf> {
+    if !tools::have(&["python3"]) {
+        return None;
+    }
+    let cache = std::env::var_os("AIOT_TEST_CACHE").map_or_else(std::env::temp_dir, Into::into);
+    let folder = cache.join("azure-iot-device-2.14.0");
+    let has = |folder: &Path| folder.join("azure/iot/device").is_dir();
+    if !has(&folder) {
+        // Beside and renamed: two tests at once, or one that is killed, do no harm.
+        std::fs::create_dir_all(&cache).unwrap();
+        let beside = tempfile::tempdir_in(&cache).unwrap();
+        let installed = tools::run(
+            Command::new("python3")
+                .args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--target",
+                ])
+                .arg(beside.path())
+                .arg("azure-iot-device==2.14.0"),
+        );
+        if installed.code != Some(0) {
+            tools::skip(&format!(
+                "needs azure-iot-device, which pip cannot install: {}",
+                installed.stderr
+            ));
+            return None;
+        }
+        if std::fs::rename(beside.path(), &folder).is_ok() {
+            // Nothing is left to be removed.
+            let _ = beside.keep();
+        }
+    }
+    Some(folder)
+}
