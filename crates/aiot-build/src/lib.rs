@@ -6,6 +6,7 @@
 //! | [`observe`] | files and tool versions → [`aiot_plan::plan::Facts`] |
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
+//! | [`environment`] | a committed environment, as a hub is told |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
 //! | [`quantize_cli`] | quantizes and inspects one model, without a release |
 //! | [`quantizer`] | runs models on the host's engine to choose how they are quantized |
@@ -17,6 +18,7 @@
 //! Progress comes out as [`events::Event`]; rendering is the caller's.
 
 pub mod cache;
+pub mod environment;
 pub mod error;
 pub mod events;
 pub mod execute;

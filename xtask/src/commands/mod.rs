@@ -2,12 +2,17 @@
 
 pub mod bench;
 pub mod check;
+pub mod deploy;
 pub mod diff;
 pub mod explain;
+pub mod fleet;
+pub mod hub;
 pub mod inspect;
 pub mod plan;
 pub mod quantize;
 pub mod release;
+pub mod rollout;
+mod session;
 pub mod test;
 pub mod update;
 
