@@ -18,13 +18,13 @@ const EXIT_ERROR: u8 = 1;
 /// `--check`: committed files are not up to date.
 const EXIT_DRIFT: u8 = 2;
 
-/// `diff`: the devices would change.
+/// `diff`, `deploy plan`, `--dry-run`: something would change.
 const EXIT_CHANGES: u8 = 2;
 
 /// Build and release AI models for edge devices: declare in models.toml and targets.toml, then `cargo xtask release`.
 ///
 /// Data goes to stdout, talk to stderr. Exit codes: 0 done or nothing to do, 1 error, 2 drift (`release --check`)
-/// or changes (`diff`).
+/// or changes that are not made (`diff`, `deploy plan`, `--dry-run`).
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -58,6 +58,17 @@ enum Command {
     Images(commands::images::Arguments),
     /// Show what a change means on the devices: models, sizes, accuracy, settings; Markdown for the pull request
     Diff(commands::diff::Arguments),
+    /// Roll releases out on a hub: plan, apply, advance, status, rollback
+    #[command(subcommand)]
+    Deploy(commands::deploy::Arguments),
+    /// Show what runs where: wanted against reported, per device and model
+    Fleet(commands::fleet::Arguments),
+    /// Explain why a device runs what it runs
+    #[command(subcommand)]
+    Rollout(commands::rollout::Arguments),
+    /// A simulated hub on this machine
+    #[command(subcommand)]
+    Hub(commands::hub::Arguments),
     /// Quantize one model and show what that costs
     Quantize(commands::quantize::Arguments),
     /// Show what is in an ONNX file, and what quantizing would make of it
@@ -83,6 +94,10 @@ fn main() -> ExitCode {
             Command::Push(arguments) => commands::push::run(&paths, &arguments, cli.format),
             Command::Images(arguments) => commands::images::run(&paths, &arguments, cli.format),
             Command::Diff(arguments) => commands::diff::run(&paths, &arguments, cli.format),
+            Command::Deploy(arguments) => commands::deploy::run(&paths, &arguments, cli.format),
+            Command::Fleet(arguments) => commands::fleet::run(&paths, &arguments, cli.format),
+            Command::Rollout(arguments) => commands::rollout::run(&paths, &arguments, cli.format),
+            Command::Hub(arguments) => commands::hub::run(&paths, &arguments, cli.format),
             Command::Quantize(arguments) => commands::quantize::run(&paths, &arguments, cli.format),
             Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),
             Command::Update(arguments) => commands::update::run(&paths, &arguments),

@@ -7,6 +7,7 @@
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`push`], [`images`] | a layout's images to a registry; what they hold and where two differ |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
+//! | [`environment`] | a committed environment, as a hub is told |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
 //! | [`quantize_cli`] | quantizes and inspects one model, without a release |
 //! | [`quantizer`] | runs models on the host's engine to choose how they are quantized |
@@ -18,6 +19,7 @@
 //! Progress comes out as [`events::Event`]; rendering is the caller's.
 
 pub mod cache;
+pub mod environment;
 pub mod error;
 pub mod events;
 pub mod execute;

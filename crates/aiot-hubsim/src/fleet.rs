@@ -164,7 +164,7 @@ impl SimulatedDevice {
         }
     }
 
-    fn pass(&mut self, now_secs: u64, secs: u64, seed: u64, qualities: &BTreeMap<String, Quality>) {
+    fn pass(&mut self, now_secs: u64, secs: u64, seed: u64, quality: &dyn Fn(&str) -> Option<Quality>) {
         if let Some((at_secs, agent)) = self.pending.take_if(|(at_secs, _)| *at_secs <= now_secs) {
             let _ = at_secs;
             self.heard = agent;
@@ -198,8 +198,8 @@ impl SimulatedDevice {
         }
         let report = |module: (&String, &String)| {
             let (name, image) = module;
-            let quality = qualities.get(image);
-            let fails = quality.filter(|quality| stable(&[&self.id, image]) % 100 < quality.fails_percent);
+            let fails =
+                quality(image).filter(|quality| stable(&[&self.id, image]) % 100 < quality.fails_percent);
             let status = match fails.map(|quality| quality.trouble) {
                 Some(Trouble::Crashes) => RuntimeStatus::Failed,
                 Some(Trouble::Unhealthy) => RuntimeStatus::Unhealthy,
@@ -238,8 +238,10 @@ impl SimulatedDevice {
 pub struct Fleet {
     /// By id.
     pub devices: BTreeMap<String, SimulatedDevice>,
-    /// How good images are; those that are not here are good.
+    /// How good images are; those that are neither here nor in `repositories` are good.
     pub qualities: BTreeMap<String, Quality>,
+    /// How good images of a repository are, by the last part of its name.
+    pub repositories: BTreeMap<String, Quality>,
     /// Decides offline days and failing pulls.
     pub seed: u64,
 }
@@ -253,7 +255,14 @@ impl Fleet {
 
     pub(crate) fn pass(&mut self, now_secs: u64, secs: u64) {
         for device in self.devices.values_mut() {
-            device.pass(now_secs, secs, self.seed, &self.qualities);
+            let quality = |image: &str| {
+                let by_repository = || {
+                    let repository = image.split('@').next()?.rsplit('/').next()?;
+                    self.repositories.get(repository)
+                };
+                self.qualities.get(image).or_else(by_repository).copied()
+            };
+            device.pass(now_secs, secs, self.seed, &quality);
         }
     }
 }

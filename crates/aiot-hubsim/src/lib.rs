@@ -9,6 +9,7 @@
 //! | [`query`] | the hub's query language, as far as conditions, metrics and commands need it |
 //! | [`rest`] | a request to the service → its answer, with its errors, ETags, throttles and pages |
 //! | [`population`] | a fleet that fits a declared environment |
+//! | [`sized`] | releases and hubs of any size, to measure with |
 //! | [`serve`] | all of it behind https on loopback, with a certificate of its own |
 //!
 //! Where the sources say nothing, the service does what makes life harder for a caller. Nothing here sleeps, reads a
@@ -23,6 +24,7 @@ pub mod random;
 pub mod rest;
 pub mod serve;
 pub mod service;
+pub mod sized;
 
 pub use faults::{Faults, Faulty};
 pub use fleet::{Behaviour, Fleet, Quality, Trouble};

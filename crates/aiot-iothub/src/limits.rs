@@ -31,7 +31,8 @@ pub const TWIN_INTEGER_MIN: i64 = -(1 << 52);
 pub const TWIN_INTEGER_MAX: i64 = (1 << 52) - 1;
 
 /// How much of a limit is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct UsedOf {
     /// What is limited: `deployments`, `desired properties of $edgeAgent in bytes`.
     pub what: String,

@@ -5,6 +5,7 @@
 
 mod bake;
 mod floor;
+mod hub;
 mod measure;
 mod plan;
 mod push;
@@ -27,6 +28,8 @@ pub enum What {
     Plan,
     /// This workspace: release with nothing to do, and with one model changed
     Release,
+    /// Decisions and looks at a simulated hub: 500 models, 4 targets, 10,000 devices
+    Hub,
     /// This workspace without anything to reuse: fetch, compile, bake (minutes; needs the network)
     Cold,
 }
@@ -50,7 +53,7 @@ pub struct Arguments {
 
 /// Measures and prints one row per figure.
 pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
-    let all = [What::Bake, What::Push, What::Plan, What::Release];
+    let all = [What::Bake, What::Push, What::Plan, What::Release, What::Hub];
     let wanted = if arguments.what.is_empty() {
         &all[..]
     } else {
@@ -64,6 +67,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             What::Push => push::run(runs)?,
             What::Plan => plan::run(paths, arguments.models.into(), arguments.targets.into(), runs)?,
             What::Release => release::run(paths, runs)?,
+            What::Hub => hub::run(runs)?,
             What::Cold => release::cold(paths)?,
         });
     }

@@ -2,14 +2,19 @@
 
 pub mod bench;
 pub mod check;
+pub mod deploy;
 pub mod diff;
 pub mod explain;
+pub mod fleet;
+pub mod hub;
 pub mod images;
 pub mod inspect;
 pub mod plan;
 pub mod push;
 pub mod quantize;
 pub mod release;
+pub mod rollout;
+mod session;
 pub mod test;
 pub mod update;
 

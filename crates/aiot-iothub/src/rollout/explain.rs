@@ -1,6 +1,9 @@
 //! What one device gets: which deployments match it, which win, and what is left when they are laid over each other.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
 
 use super::declared::{Declared, Lineage};
 use super::labels::Place;
@@ -24,10 +27,20 @@ pub struct Explanation {
     pub wave: u8,
     /// Whether the wave stands in its tags.
     pub tagged: bool,
-    /// The final desired properties by module, as one manifest.
-    pub merged: serde_json::Value,
+    /// The final desired properties by module, as one manifest; shared by all devices that the same deployments match.
+    #[serde(serialize_with = "shared")]
+    pub merged: Arc<serde_json::Value>,
     /// Bytes as the hub counts them: module, used; of [`limits::DESIRED_BYTES`] each.
-    pub desired_bytes: Vec<(String, u64)>,
+    #[serde(serialize_with = "list")]
+    pub desired_bytes: Arc<[(String, u64)]>,
+}
+
+fn shared<S: Serializer>(value: &Arc<serde_json::Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(serializer)
+}
+
+fn list<S: Serializer>(value: &Arc<[(String, u64)]>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(serializer)
 }
 
 /// A deployment that matches a device.
@@ -116,6 +129,88 @@ impl<'a> Readable<'a> {
     }
 }
 
+/// What the same deployments come to on every device that they match.
+struct Sum {
+    matching: Vec<Matching>,
+    merged: Arc<serde_json::Value>,
+    desired_bytes: Arc<[(String, u64)]>,
+}
+
+impl Sum {
+    fn of(found: &[&HubDeployment]) -> Result<Sum, MergeError> {
+        let (used, merged) = effective(found.iter().copied())?.unwrap_or_default();
+        let matching = found
+            .iter()
+            .map(|deployment| Matching {
+                id: deployment.id.clone(),
+                priority: deployment.priority,
+                condition: deployment.condition.clone(),
+                role: match (
+                    deployment.is_base(),
+                    used.iter().any(|one| one.id == deployment.id),
+                ) {
+                    (true, true) => "base",
+                    (true, false) => "base, outranked",
+                    (false, true) => "layer",
+                    (false, false) => "layer without a base beneath",
+                },
+                ring: Place::of(deployment).and_then(Result::ok).map(|place| place.ring),
+            })
+            .collect();
+        let desired_bytes = merged
+            .desired
+            .iter()
+            .map(|(module, desired)| {
+                let size = limits::twin_size_bytes(&serde_json::Value::Object(desired.clone()));
+                (module.clone(), size)
+            })
+            .collect();
+        Ok(Sum {
+            matching,
+            merged: Arc::new(merged.to_content()),
+            desired_bytes,
+        })
+    }
+}
+
+/// Explains many devices: deployments are laid over each other once for each set that matches a device, and a fleet
+/// has few such sets.
+pub struct Explainer<'a> {
+    declared: &'a Declared,
+    readable: &'a Readable<'a>,
+    /// By the ids of the deployments that match.
+    known: BTreeMap<Vec<&'a str>, Arc<Sum>>,
+}
+
+impl<'a> Explainer<'a> {
+    /// Nothing is explained yet.
+    pub fn new(declared: &'a Declared, readable: &'a Readable<'a>) -> Explainer<'a> {
+        Explainer {
+            declared,
+            readable,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Explains one device.
+    ///
+    /// # Errors
+    /// As [`effective`].
+    pub fn explain(&mut self, device: &Device) -> Result<Explanation, MergeError> {
+        let found = self.readable.matching(device);
+        let ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
+        let sum = match self.known.get(&ids) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let sum = Arc::new(Sum::of(&found)?);
+                self.known.insert(ids, Arc::clone(&sum));
+                sum
+            }
+        };
+        Ok(explanation(self.declared, device, &sum))
+    }
+}
+
 /// Explains one device.
 ///
 /// # Errors
@@ -125,27 +220,11 @@ pub fn explain(
     deployments: &Readable<'_>,
     device: &Device,
 ) -> Result<Explanation, MergeError> {
-    let found = deployments.matching(device);
-    let result = effective(found.iter().copied())?;
-    let (used, merged) = result.unwrap_or_default();
-    let matching = found
-        .iter()
-        .map(|deployment| Matching {
-            id: deployment.id.clone(),
-            priority: deployment.priority,
-            condition: deployment.condition.clone(),
-            role: match (
-                deployment.is_base(),
-                used.iter().any(|one| one.id == deployment.id),
-            ) {
-                (true, true) => "base",
-                (true, false) => "base, outranked",
-                (false, true) => "layer",
-                (false, false) => "layer without a base beneath",
-            },
-            ring: Place::of(deployment).and_then(Result::ok).map(|place| place.ring),
-        })
-        .collect();
+    let sum = Sum::of(&deployments.matching(device))?;
+    Ok(explanation(declared, device, &sum))
+}
+
+fn explanation(declared: &Declared, device: &Device, sum: &Sum) -> Explanation {
     let rings = declared
         .list()
         .deployments
@@ -165,23 +244,13 @@ pub fn explain(
         .get(WAVE_TAG)
         .and_then(serde_json::Value::as_u64)
         .and_then(|tag| u8::try_from(tag).ok());
-    let desired_bytes = merged
-        .desired
-        .iter()
-        .map(|(module, desired)| {
-            (
-                module.clone(),
-                limits::twin_size_bytes(&serde_json::Value::Object(desired.clone())),
-            )
-        })
-        .collect();
-    Ok(Explanation {
+    Explanation {
         device: device.id.clone(),
-        matching,
+        matching: sum.matching.clone(),
         rings,
         wave: tag.unwrap_or_else(|| wave(&declared.list().environment, &device.id)),
         tagged: tag.is_some(),
-        merged: merged.to_content(),
-        desired_bytes,
-    })
+        merged: Arc::clone(&sum.merged),
+        desired_bytes: Arc::clone(&sum.desired_bytes),
+    }
 }

@@ -14,6 +14,8 @@
 //! | [`step`] | one call to the hub, guarded by ETag |
 //! | [`apply`] | obeys steps; the only code that calls a [`Hub`](apply::Hub) |
 //! | [`explain`] | what one device gets, and why |
+//! | [`fleet`] | what runs where: wanted against reported |
+//! | [`saved`] | a change set as a file, obeyed as it was read or not at all |
 //!
 //! A *lineage* is what follows each other on the same devices: (environment, target, stem). Its deployments lie on
 //! the hub by priority: the newest on top, beneath it the last one that finished, the *fall-back*. A release is
@@ -23,9 +25,11 @@ pub mod apply;
 pub mod decide;
 pub mod declared;
 pub mod explain;
+pub mod fleet;
 pub mod health;
 pub mod labels;
 pub mod rollback;
+pub mod saved;
 pub mod state;
 pub mod step;
 mod working;
@@ -33,9 +37,10 @@ mod working;
 pub use apply::{ApplyError, Hub, HubError, HubErrorKind, apply};
 pub use decide::{Decision, Intent, LineageReport, Refusal, Verdict, decide};
 pub use declared::{Declared, DeclaredError, Lineage};
-pub use explain::{Explanation, Readable, effective, explain};
+pub use explain::{Explainer, Explanation, Readable, effective, explain};
 pub use health::{Standing, Tally};
 pub use labels::Place;
 pub use rollback::rollback;
+pub use saved::{SavedPlan, SavedPlanError};
 pub use state::{Agent, Device, HubDeployment, ModuleReport, RuntimeStatus, Snapshot};
 pub use step::{Action, Step, fingerprint};

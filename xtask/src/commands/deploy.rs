@@ -1,0 +1,243 @@
+//! `cargo xtask deploy`: look at a hub, decide, and obey what was decided.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aiot_build::BuildError;
+use aiot_build::paths::Paths;
+use aiot_iothub::rollout::{Decision, Intent, SavedPlan, Snapshot, decide, fingerprint, rollback};
+
+use super::session::{HubArguments, Session, show};
+use crate::output::Format;
+
+/// What to do.
+#[derive(clap::Subcommand)]
+pub enum Arguments {
+    /// Look, and show what would be done; exit code 2 if there is something to do, 1 if a person must look
+    Plan {
+        #[command(flatten)]
+        hub: HubArguments,
+        #[command(flatten)]
+        intent: IntentArguments,
+        /// Save the plan, for `deploy apply`
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Do exactly what a saved plan says; refused when the hub has moved since
+    Apply {
+        #[command(flatten)]
+        hub: HubArguments,
+        /// The file that `deploy plan --out` has written
+        plan: PathBuf,
+        /// Only look whether the plan still holds
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make one safe step: the next ring if the last is healthy, stop if it is not. Made for cron and CI
+    Advance {
+        #[command(flatten)]
+        hub: HubArguments,
+        #[command(flatten)]
+        intent: IntentArguments,
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show how each release stands; exit code 1 if a person must look
+    Status {
+        #[command(flatten)]
+        hub: HubArguments,
+        /// Look again and again, until nothing is under way or a person must look
+        #[arg(long)]
+        watch: bool,
+        /// Seconds between two looks
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        every: u64,
+    },
+    /// Take the newest release of a model back, on all its devices at once; the images before run again
+    Rollback {
+        #[command(flatten)]
+        hub: HubArguments,
+        /// The model
+        model: String,
+        /// Why; kept on the hub
+        #[arg(long, value_name = "TEXT", default_value = "taken back by hand")]
+        reason: String,
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// What a person agrees to.
+#[derive(clap::Args)]
+pub struct IntentArguments {
+    /// Agree that releases enter rings that ask for approval
+    #[arg(long, value_name = "YOUR-NAME")]
+    approve: Option<String>,
+    /// Let stopped releases go on, if their ring is well again
+    #[arg(long)]
+    resume: bool,
+}
+
+impl IntentArguments {
+    fn intent(&self) -> Intent {
+        Intent {
+            approve: self.approve.clone(),
+            resume: self.resume,
+        }
+    }
+}
+
+/// Runs one of them.
+pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
+    match arguments {
+        Arguments::Plan { hub, intent, out } => {
+            let mut session = Session::open(paths, hub)?;
+            let snapshot = session.snapshot()?;
+            let decision = decided(&session, &snapshot, &intent.intent())?;
+            if let Some(out) = out {
+                save(&session, &snapshot, &intent.intent(), &decision, out)?;
+            }
+            Ok(shown(&session, &decision, false, format))
+        }
+        Arguments::Apply { hub, plan, dry_run } => {
+            let bytes = std::fs::read(plan)
+                .map_err(|error| BuildError::Other(format!("cannot read {}: {error}", plan.display())))?;
+            let plan = SavedPlan::parse(&bytes).map_err(BuildError::other)?;
+            let mut session = Session::open(paths, hub)?;
+            let environment = &session.declared.list().environment;
+            if plan.environment != *environment {
+                return Err(BuildError::Other(format!(
+                    "the plan is for environment {}, not for {environment}",
+                    plan.environment
+                )));
+            }
+            let snapshot = session.snapshot()?;
+            let decision = decided(&session, &snapshot, &plan.intent())?;
+            plan.check(
+                session.hub.client().host(),
+                &session.declared.commit,
+                &print(&session, &snapshot),
+                &decision.steps,
+            )
+            .map_err(BuildError::other)?;
+            obeyed(&mut session, &decision, *dry_run, format)
+        }
+        Arguments::Advance { hub, intent, dry_run } => {
+            let mut session = Session::open(paths, hub)?;
+            let snapshot = session.snapshot()?;
+            let decision = decided(&session, &snapshot, &intent.intent())?;
+            obeyed(&mut session, &decision, *dry_run, format)
+        }
+        Arguments::Status { hub, watch, every } => loop {
+            let mut session = Session::open(paths, hub)?;
+            let snapshot = session.snapshot()?;
+            let decision = decided(&session, &snapshot, &Intent::default())?;
+            let code = shown(&session, &decision, false, format);
+            let is_quiet = decision
+                .lineages
+                .iter()
+                .all(|one| one.verdict == aiot_iothub::rollout::Verdict::Finished);
+            if !watch || is_quiet || code == crate::EXIT_ERROR {
+                return Ok(if code == crate::EXIT_ERROR {
+                    code
+                } else {
+                    crate::EXIT_OK
+                });
+            }
+            std::thread::sleep(Duration::from_secs(*every));
+        },
+        Arguments::Rollback {
+            hub,
+            model,
+            reason,
+            dry_run,
+        } => {
+            let mut session = Session::open(paths, hub)?;
+            let snapshot = session.snapshot()?;
+            let decision =
+                rollback(&session.declared, &snapshot, model, reason).map_err(BuildError::other)?;
+            if decision.lineages.is_empty() {
+                return Err(BuildError::Other(format!(
+                    "no deployment of environment {} on this hub brings a model `{model}`",
+                    session.declared.list().environment
+                )));
+            }
+            let code = obeyed(&mut session, &decision, *dry_run, format)?;
+            let refused = decision
+                .lineages
+                .iter()
+                .any(|one| matches!(one.verdict, aiot_iothub::rollout::Verdict::Refused(_)));
+            eprintln!("what git asks for stays blocked: revert the change there to make this last");
+            // Taken back is what was asked for here.
+            Ok(match (refused, dry_run, decision.steps.is_empty()) {
+                (true, ..) => code,
+                (false, true, false) => crate::EXIT_CHANGES,
+                _ => crate::EXIT_OK,
+            })
+        }
+    }
+}
+
+fn decided(session: &Session, snapshot: &Snapshot, intent: &Intent) -> Result<Decision, BuildError> {
+    decide(&session.declared, snapshot, intent).map_err(BuildError::other)
+}
+
+fn shown(session: &Session, decision: &Decision, is_done: bool, format: Format) -> u8 {
+    show(
+        decision,
+        session.hub.client().host(),
+        &session.declared,
+        is_done,
+        format,
+    )
+}
+
+fn obeyed(
+    session: &mut Session,
+    decision: &Decision,
+    dry_run: bool,
+    format: Format,
+) -> Result<u8, BuildError> {
+    if !dry_run {
+        session.obey(&decision.steps)?;
+    }
+    Ok(shown(session, decision, !dry_run, format))
+}
+
+fn print(session: &Session, snapshot: &Snapshot) -> String {
+    let declared = session
+        .declared
+        .list()
+        .deployments
+        .iter()
+        .map(|one| one.id.as_str());
+    fingerprint(&snapshot.deployments, declared)
+}
+
+fn save(
+    session: &Session,
+    snapshot: &Snapshot,
+    intent: &Intent,
+    decision: &Decision,
+    out: &std::path::Path,
+) -> Result<(), BuildError> {
+    let plan = SavedPlan::new(
+        &session.declared.list().environment,
+        session.hub.client().host(),
+        &session.declared.commit,
+        print(session, snapshot),
+        intent,
+        decision.steps.clone(),
+    );
+    let mut bytes = serde_json::to_vec_pretty(&plan).map_err(BuildError::other)?;
+    bytes.push(b'\n');
+    std::fs::write(out, bytes)
+        .map_err(|error| BuildError::Other(format!("cannot write {}: {error}", out.display())))?;
+    eprintln!(
+        "saved: cargo xtask deploy apply {} does exactly this",
+        out.display()
+    );
+    Ok(())
+}

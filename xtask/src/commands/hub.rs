@@ -1,0 +1,149 @@
+//! `cargo xtask hub simulate`: a hub and a fleet on this machine, to try every command without an account.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aiot_build::BuildError;
+use aiot_build::environment::generated;
+use aiot_build::paths::Paths;
+use aiot_hubsim::{Quality, Server, Service, Trouble, population};
+use aiot_iothub::rollout::declared::images;
+
+use crate::output::Format;
+
+/// What to do with hubs.
+#[derive(clap::Subcommand)]
+pub enum Arguments {
+    /// Serve a simulated hub and fleet over https on this machine, until Ctrl-C
+    Simulate {
+        /// Environment whose target conditions the devices fit
+        #[arg(long, value_name = "NAME", default_value = "prod")]
+        environment: String,
+        /// Devices
+        #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        devices: u32,
+        /// Port on loopback [default: one that is free]
+        #[arg(long, value_name = "PORT", default_value = "0", hide_default_value = true)]
+        port: u16,
+        /// Virtual seconds per second: at 3600 an hour of soaking is a second
+        #[arg(long, value_name = "N", default_value = "3600", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+        speed: u32,
+        /// Units of the hub; its throttles grow with them
+        #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        units: u32,
+        /// Images of this model that are not declared yet crash on so many percent of the devices
+        #[arg(long, value_name = "MODEL=PERCENT", value_parser = bad)]
+        bad: Vec<(String, u64)>,
+    },
+}
+
+fn bad(text: &str) -> Result<(String, u64), String> {
+    let (model, percent) = text.split_once('=').ok_or("write MODEL=PERCENT")?;
+    match percent.parse() {
+        Ok(percent) if percent <= 100 => Ok((model.to_owned(), percent)),
+        _ => Err(format!("`{percent}` is not a percentage, 0 to 100")),
+    }
+}
+
+/// Serves.
+pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
+    let Arguments::Simulate {
+        environment,
+        devices,
+        port,
+        speed,
+        units,
+        bad,
+    } = arguments;
+    let declared = generated(paths, environment, 0, "")?;
+    let mut fleet = population(&declared, *devices as usize);
+    if fleet.devices.is_empty() {
+        return Err(BuildError::Other(format!(
+            "no tags can be made that meet the target conditions of environment {environment}"
+        )));
+    }
+    for (model, percent) in bad {
+        let trouble = Quality {
+            fails_percent: *percent,
+            trouble: Trouble::Crashes,
+        };
+        fleet.repositories.insert(model.clone(), trouble);
+    }
+    for deployment in &declared.list().deployments {
+        for image in declared
+            .content(&deployment.id)
+            .map(|content| images(content))
+            .unwrap_or_default()
+            .into_values()
+        {
+            let good = Quality {
+                fails_percent: 0,
+                trouble: Trouble::Crashes,
+            };
+            fleet.qualities.insert(image, good);
+        }
+    }
+    let now_secs = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let count = fleet.devices.len();
+    let server = Server::start(Service::new(fleet, now_secs), *port, *units, f64::from(*speed))
+        .map_err(|error| BuildError::Other(format!("cannot serve on port {port}: {error}")))?;
+
+    let folder = paths.state.join("simulated-hub").join(server.port().to_string());
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| BuildError::Other(format!("cannot make {}: {error}", folder.display())))?;
+    let (connection, ca) = (folder.join("connection"), folder.join("ca.pem"));
+    // The key is a secret even here: it is in a file for this user alone, and nowhere else.
+    write(&connection, &server.connection_string())?;
+    write(&ca, server.ca_pem())?;
+    match format {
+        Format::Text => print!(
+            "export AIOT_HUB_CONNECTION_FILE={}\nexport AIOT_HUB_CA_FILE={}\nexport AIOT_HUB_UNITS={units}\n",
+            quoted(&connection),
+            quoted(&ca)
+        ),
+        Format::Json => println!(
+            "{}",
+            serde_json::json!({
+                "schema": 1, "port": server.port(), "devices": count, "connection-file": connection, "ca-file": ca,
+                "units": units,
+            })
+        ),
+    }
+    std::io::stdout().flush().map_err(BuildError::other)?;
+    eprintln!(
+        "a hub with {count} devices; set the above in another terminal, and run\n  cargo xtask deploy advance \
+         --environment {environment}\nThe fleet as a picture: https://localhost:{}/ (certificate from {}). Ctrl-C ends it.",
+        server.port(),
+        ca.display()
+    );
+    loop {
+        std::thread::park();
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), BuildError> {
+    let failed =
+        |error: std::io::Error| BuildError::Other(format!("cannot write {}: {error}", path.display()));
+    // Made anew, so that the mode is ours whatever was there.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)
+}
+
+/// For a shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
