@@ -38,6 +38,11 @@ impl Paths {
         self.state.join("actions")
     }
 
+    /// What pushes found out about registries.
+    pub fn registries(&self) -> PathBuf {
+        self.state.join("registries.json")
+    }
+
     /// Wheels as pip left them, and what was unpacked from them.
     pub fn downloads(&self) -> PathBuf {
         self.state.join("downloads")

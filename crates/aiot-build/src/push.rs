@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::error::BuildError;
 use crate::events::{Event, Sink};
 use crate::network::Network;
-use crate::registry::client;
+use crate::registry::{client_that_knows, read_habits, write_habits};
 
 /// How often progress is told.
 const TICK: Duration = Duration::from_millis(200);
@@ -35,11 +35,13 @@ pub struct PushItem {
 
 /// How to push.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PushSettings {
+pub struct PushSettings<'a> {
     /// Whether a tag that names another image is moved.
     pub move_tags: bool,
     /// Ask, and send nothing.
     pub dry_run: bool,
+    /// File with what is known of registries, see [`crate::paths::Paths::registries`]; `None` keeps nothing.
+    pub habits: Option<&'a Path>,
 }
 
 /// What became, or would become, of one item.
@@ -168,7 +170,7 @@ pub fn push(
     store: &Store,
     prefix: &str,
     items: &[PushItem],
-    settings: PushSettings,
+    settings: PushSettings<'_>,
     events: Sink<'_>,
 ) -> Result<PushReport, BuildError> {
     let prefix: Repository = prefix.parse().map_err(|error| {
@@ -185,16 +187,35 @@ pub fn push(
         };
         placed.push(Placed { item, to, position });
     }
-    let client = client()?;
-    let mut rows: Vec<Option<PushRow>> = items.iter().map(|_| None).collect();
-    let remaining = look(network, &client, store, placed, settings, &mut rows)?;
+    let known = settings.habits.map(read_habits).unwrap_or_default();
+    let client = client_that_knows(known.clone())?;
+    let result = push_with(network, &client, store, items.len(), placed, settings, events);
+    // Also of a push that failed: the next one begins with what works.
+    let found = client.chunk_bytes();
+    if let Some(path) = settings.habits.filter(|_| found != known) {
+        write_habits(path, &found)?;
+    }
+    result
+}
+
+fn push_with(
+    network: &Network,
+    client: &RegistryClient,
+    store: &Store,
+    count: usize,
+    placed: Vec<Placed<'_>>,
+    settings: PushSettings<'_>,
+    events: Sink<'_>,
+) -> Result<PushReport, BuildError> {
+    let mut rows: Vec<Option<PushRow>> = (0..count).map(|_| None).collect();
+    let remaining = look(network, client, store, placed, settings, &mut rows)?;
     let mut report = PushReport::default();
     if settings.dry_run {
-        survey(network, &client, store, &remaining, &mut rows)?;
+        survey(network, client, store, &remaining, &mut rows)?;
     } else {
         send(
             network,
-            &client,
+            client,
             store,
             &remaining,
             settings,
@@ -213,7 +234,7 @@ fn look<'a>(
     client: &RegistryClient,
     store: &Store,
     placed: Vec<Placed<'a>>,
-    settings: PushSettings,
+    settings: PushSettings<'_>,
     rows: &mut [Option<PushRow>],
 ) -> Result<Vec<Placed<'a>>, BuildError> {
     let mut groups: BTreeMap<Repository, Vec<Placed<'a>>> = BTreeMap::new();
@@ -299,7 +320,7 @@ fn send(
     client: &RegistryClient,
     store: &Store,
     remaining: &[Placed<'_>],
-    settings: PushSettings,
+    settings: PushSettings<'_>,
     events: Sink<'_>,
     rows: &mut [Option<PushRow>],
     total: &mut PushReceipt,

@@ -1,6 +1,7 @@
 //! Base images from registries, and the client that pulls and pushes share.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use aiot_oci::{
     ClientOptions, Credentials, Descriptor, MediaType, PullLayers, Reference, RegistryClient, Store,
@@ -8,17 +9,47 @@ use aiot_oci::{
 use aiot_plan::action::Output;
 use aiot_plan::workspace::Platform;
 
-use crate::error::BuildError;
+use crate::error::{BuildError, io};
 use crate::execute::oci_platform;
 use crate::network::Network;
 
 /// A client with this machine's credentials.
 pub(crate) fn client() -> Result<RegistryClient, BuildError> {
+    client_that_knows(BTreeMap::new())
+}
+
+/// The same, with the length of the pieces that registries want; see [`read_habits`].
+pub(crate) fn client_that_knows(chunk_bytes: BTreeMap<String, u64>) -> Result<RegistryClient, BuildError> {
     let credentials = Credentials::from_environment().map_err(BuildError::other)?;
     Ok(RegistryClient::new(ClientOptions {
         credentials,
+        chunk_bytes,
         ..ClientOptions::default()
     }))
+}
+
+/// The longest file of habits that is read.
+const MAX_HABITS_BYTES: u64 = 1 << 20;
+
+/// What earlier pushes found out about registries; nothing where there is no such file or it is damaged, since it can
+/// be found out again.
+pub(crate) fn read_habits(path: &Path) -> BTreeMap<String, u64> {
+    let fits = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() <= MAX_HABITS_BYTES);
+    let bytes = if fits { std::fs::read(path).ok() } else { None };
+    bytes
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+/// Keeps what a client found out about registries.
+pub(crate) fn write_habits(path: &Path, habits: &BTreeMap<String, u64>) -> Result<(), BuildError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(io("create", dir))?;
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("create a file in", dir))?;
+    serde_json::to_writer(file.as_file_mut(), habits).map_err(BuildError::other)?;
+    file.persist(path)
+        .map_err(|error| io("write", path)(error.error))?;
+    Ok(())
 }
 
 /// Pulls an image to build on: manifest, config and layers, as an action's outputs.

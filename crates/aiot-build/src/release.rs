@@ -258,6 +258,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
     if let Some(prefix) = &options.push {
         let network = network.ok_or_else(|| BuildError::Other("--push needs the network".to_owned()))?;
         report.pushed = Some(push_all(
+            paths,
             network,
             &planned,
             &outcome,
@@ -523,6 +524,7 @@ fn write_layout(paths: &Paths, planned: &Planned, outcome: &Outcome) -> Result<(
 }
 
 fn push_all(
+    paths: &Paths,
     network: &Network,
     planned: &Planned,
     outcome: &Outcome,
@@ -549,6 +551,7 @@ fn push_all(
     let settings = PushSettings {
         move_tags,
         dry_run: false,
+        habits: Some(&paths.registries()),
     };
     Ok(push(network, &planned.store, prefix, &items, settings, events)?.total)
 }

@@ -8,11 +8,13 @@
 //! Credentials go to the registry that they are for and to the token service that it names; never to another host,
 //! into an error or into a log. Plain HTTP is spoken with this machine only, unless asked for.
 //!
-//! Must be driven by a tokio runtime with time and IO enabled. Not here: upload in chunks, referrers, deletion.
+//! Must be driven by a tokio runtime with time and IO enabled. Not here: deletion.
 
 mod auth;
+mod chunks;
 mod credentials;
 mod http;
+mod pace;
 mod pull;
 mod push;
 mod survey;
@@ -46,6 +48,9 @@ pub struct ClientOptions {
     pub retry: RetryPolicy,
     /// A request during which nothing is sent or received for this long has failed.
     pub idle_timeout: Duration,
+    /// Registries that refuse whole blobs, with the length of the pieces that they take, as an earlier client found
+    /// out; see [`RegistryClient::chunk_bytes`].
+    pub chunk_bytes: BTreeMap<String, u64>,
 }
 
 impl Default for ClientOptions {
@@ -55,6 +60,7 @@ impl Default for ClientOptions {
             plain_http: BTreeSet::new(),
             retry: RetryPolicy::default(),
             idle_timeout: Duration::from_secs(120),
+            chunk_bytes: BTreeMap::new(),
         }
     }
 }
@@ -238,6 +244,9 @@ struct Inner {
     sessions: Mutex<auth::Sessions>,
     /// Registry and digest → repositories that have the blob.
     known_blobs: Mutex<BTreeMap<(String, Digest), BTreeSet<String>>>,
+    /// Registry → length of the pieces in which it wants blobs.
+    chunk_bytes: Mutex<BTreeMap<String, u64>>,
+    paces: Mutex<pace::Paces>,
 }
 
 impl std::fmt::Debug for RegistryClient {
@@ -251,8 +260,11 @@ impl std::fmt::Debug for RegistryClient {
 impl RegistryClient {
     /// A client that has not spoken to anybody yet.
     pub fn new(options: ClientOptions) -> RegistryClient {
+        let known = options.chunk_bytes.iter().filter(|(_, chunk)| **chunk > 0);
         RegistryClient {
             inner: Arc::new(Inner {
+                chunk_bytes: Mutex::new(known.map(|(name, chunk)| (name.clone(), *chunk)).collect()),
+                paces: Mutex::default(),
                 options,
                 plain: OnceLock::new(),
                 secure: OnceLock::new(),
@@ -261,6 +273,12 @@ impl RegistryClient {
                 known_blobs: Mutex::default(),
             }),
         }
+    }
+
+    /// Registries that want blobs in pieces, and how long these may be: what was known at the start and what was
+    /// found out since. For [`ClientOptions::chunk_bytes`] of the next client.
+    pub fn chunk_bytes(&self) -> BTreeMap<String, u64> {
+        lock(&self.inner.chunk_bytes).clone()
     }
 
     fn remember_blob(&self, repository: &Repository, digest: &Digest) {

@@ -33,9 +33,11 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
     let (store, items) = layout_items(&layout)?;
     let network = Network::new()?;
     let progress = Progress::new();
+    let habits = paths.registries();
     let settings = PushSettings {
         move_tags: arguments.move_tags,
         dry_run: arguments.dry_run,
+        habits: Some(&habits),
     };
     let result = push(&network, &store, &arguments.to, &items, settings, &|event| {
         progress.show(event)

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, Response, StatusCode, Url};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncSeekExt, ReadBuf};
 
 use super::auth::Access;
 use super::{RegistryClient, RegistryError, Retry, RetryPolicy};
@@ -36,6 +36,8 @@ pub(super) struct Request {
     pub accept: Option<&'static str>,
     pub content_type: Option<String>,
     pub range_start: u64,
+    /// Headers that only one kind of request has.
+    pub headers: Vec<(HeaderName, String)>,
     pub body: Body,
 }
 
@@ -43,9 +45,10 @@ pub(super) struct Request {
 pub(super) enum Body {
     None,
     Bytes(Bytes),
-    /// Streamed, and opened anew for every try.
+    /// A file or a part of it, streamed, and opened anew for every try.
     File {
         path: PathBuf,
+        start: u64,
         size: u64,
         on_sent: SentCallback,
     },
@@ -69,6 +72,7 @@ impl Request {
             accept: None,
             content_type: None,
             range_start: 0,
+            headers: Vec::new(),
             body: Body::None,
         }
     }
@@ -158,12 +162,22 @@ impl RegistryClient {
         };
         let mut renewed = false;
         loop {
+            if is_registry {
+                self.hold_back(access.repository.registry()).await;
+            }
             let response = self.send_once(request, authorization.as_ref()).await?;
             if response.status() != StatusCode::UNAUTHORIZED {
-                return match retry_of(&response) {
-                    Retry::Never => Ok(response),
-                    _ => Err(self.status_error(request, response).await),
-                };
+                let retry = retry_of(&response);
+                if retry == Retry::Never {
+                    return Ok(response);
+                }
+                if matches!(
+                    response.status(),
+                    StatusCode::TOO_MANY_REQUESTS | StatusCode::FORBIDDEN
+                ) {
+                    self.too_fast(access.repository.registry(), retry);
+                }
+                return Err(self.status_error(request, response).await);
             }
             if !is_registry || renewed {
                 let error = self.status_error(request, response).await;
@@ -205,14 +219,28 @@ impl RegistryClient {
         if request.range_start > 0 {
             builder = builder.header(RANGE, format!("bytes={}-", request.range_start));
         }
+        for (name, value) in &request.headers {
+            builder = builder.header(name, value);
+        }
         builder = match &request.body {
             Body::None if matches!(request.method, Method::POST | Method::PUT) => builder.body(Bytes::new()),
             Body::None => builder,
             Body::Bytes(bytes) => builder.body(bytes.clone()),
-            Body::File { path, size, on_sent } => {
-                let file = tokio::fs::File::open(path)
+            Body::File {
+                path,
+                start,
+                size,
+                on_sent,
+            } => {
+                let mut file = tokio::fs::File::open(path)
                     .await
                     .map_err(crate::store::io_error("open", path))?;
+                if *start > 0 {
+                    let from = std::io::SeekFrom::Start(*start);
+                    file.seek(from)
+                        .await
+                        .map_err(crate::store::io_error("read", path))?;
+                }
                 let (sent, on_sent) = (sent.clone(), on_sent.clone());
                 builder.body(reqwest::Body::wrap(FileBody {
                     file,

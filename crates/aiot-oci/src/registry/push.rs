@@ -21,6 +21,9 @@ use crate::layout::MAX_INDEX_DEPTH;
 use crate::reference::{Repository, is_tag};
 use crate::store::Store;
 
+/// Uploads at the same time, unless asked otherwise or refused.
+pub(super) const DEFAULT_UPLOADS: usize = 4;
+
 /// Is told what happens during a push.
 pub type PushListener = Arc<dyn Fn(&PushEvent) + Send + Sync>;
 
@@ -42,7 +45,7 @@ impl Default for PushOptions {
     fn default() -> PushOptions {
         PushOptions {
             overwrite_tag: false,
-            uploads_in_parallel: 4,
+            uploads_in_parallel: DEFAULT_UPLOADS,
             read_back: true,
             on_event: None,
         }
@@ -303,7 +306,8 @@ impl RegistryClient {
         // Dropped on an error, which ends the uploads that still run.
         let mut running: JoinSet<Result<(Descriptor, BlobDelivery), RegistryError>> = JoinSet::new();
         loop {
-            while running.len() < options.uploads_in_parallel.max(1)
+            let registry = access.repository.registry();
+            while running.len() < self.uploads_now(registry, options.uploads_in_parallel)
                 && let Some(blob) = waiting.next()
             {
                 let (client, store) = (self.clone(), store.clone());
@@ -324,6 +328,7 @@ impl RegistryClient {
                 BlobDelivery::Present => receipt.blobs_present += 1,
                 BlobDelivery::Mounted => receipt.blobs_mounted += 1,
                 BlobDelivery::Uploaded => {
+                    self.upload_succeeded(registry);
                     receipt.blobs_uploaded += 1;
                     receipt.uploaded_bytes += blob.size;
                 }

@@ -1,4 +1,5 @@
-//! One blob into one repository: is it there, can it be mounted, and if neither, one PUT streamed from disk.
+//! One blob into one repository: is it there, can it be mounted, and if neither, one PUT streamed from disk; or pieces,
+//! where the registry refuses that or the link breaks in the middle of it.
 
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use reqwest::header::LOCATION;
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::auth::Access;
+use super::chunks::{CHUNK_BYTES, CHUNK_MIN_LENGTH, later};
 use super::http::{Backoff, Body, Request, SentCallback};
 use super::push::{PushEvent, PushOptions};
 use super::{RegistryClient, RegistryError, Retry};
@@ -58,7 +60,7 @@ impl RegistryClient {
         }
     }
 
-    /// Sends a blob in one PUT, as often as it takes.
+    /// Sends a blob, as often as it takes: in one PUT, or in pieces where that is what works.
     pub(super) async fn upload(
         &self,
         store: &Store,
@@ -71,16 +73,60 @@ impl RegistryClient {
             verify(store, blob).await?;
         }
         let mut backoff = Backoff::new(self.inner.options.retry);
+        let known = self.known_chunk(access);
+        let mut chunk_bytes = known;
+        // Whether pieces are what the registry wants, and not only what a bad link makes better.
+        let mut wanted = false;
+        let (mut breaks, mut lost_sessions) = (0, 0);
         loop {
-            let url = match session.take() {
-                Some(url) => url,
+            let (url, least) = match session.take() {
+                Some(url) => (url, 0),
                 None => self.start_upload(access).await?,
             };
-            match self.put_blob(store, access, blob, url, options).await {
-                Ok(()) => return Ok(()),
+            let result = match chunk_bytes {
+                Some(chunk) => {
+                    let chunk = chunk.max(least);
+                    self.put_chunks(store, access, blob, url, chunk, options).await
+                }
+                None => self.put_blob(store, access, blob, url, options).await,
+            };
+            match result {
+                Ok(()) => {
+                    if let Some(chunk) = chunk_bytes.filter(|chunk| wanted && known != Some(*chunk)) {
+                        self.remember_chunk(access, chunk);
+                    }
+                    return Ok(());
+                }
+                Err(RegistryError::Status { status: 413, .. })
+                    if RegistryClient::smaller_chunk(chunk_bytes, blob.size).is_some() =>
+                {
+                    chunk_bytes = RegistryClient::smaller_chunk(chunk_bytes, blob.size);
+                    wanted = true;
+                }
+                Err(RegistryError::Status {
+                    status: 400 | 405 | 416,
+                    ..
+                }) if chunk_bytes.is_none() && blob.size > 0 => {
+                    // It may be right about the bytes: then the fault is ours, and named.
+                    verify(store, blob).await?;
+                    chunk_bytes = Some(CHUNK_BYTES);
+                    wanted = true;
+                }
                 Err(error) if error.retry() != Retry::Never => {
                     if !backoff.again(&error).await {
                         return Err(error);
+                    }
+                    match &error {
+                        RegistryError::Status { status: 404, .. } => lost_sessions += 1,
+                        RegistryError::Transport { .. } | RegistryError::Idle { .. } => breaks += 1,
+                        _ => {}
+                    }
+                    // Some refuse a whole blob by losing its session, or by hanging up.
+                    if chunk_bytes.is_none()
+                        && (lost_sessions >= 2 || (breaks >= 2 && blob.size > CHUNK_BYTES))
+                    {
+                        chunk_bytes = Some(CHUNK_BYTES);
+                        wanted = breaks == 0;
                     }
                     // The blob may have arrived and only the answer got lost.
                     if self.has_blob(access, blob).await? {
@@ -98,13 +144,19 @@ impl RegistryClient {
         }
     }
 
-    async fn start_upload(&self, access: &Access) -> Result<Url, RegistryError> {
+    /// Opens a session; returns its address and the least length of a piece.
+    async fn start_upload(&self, access: &Access) -> Result<(Url, u64), RegistryError> {
         let request = Request::new(Method::POST, self.url(&access.repository, "blobs/uploads/")?);
         let response = self.send(access, &request).await?;
         if response.status() != StatusCode::ACCEPTED {
             return Err(self.status_error(&request, response).await);
         }
-        self.upload_location(access, &request, &response)
+        let least = response
+            .headers()
+            .get(CHUNK_MIN_LENGTH)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .unwrap_or(0);
+        Ok((self.upload_location(access, &request, &response)?, least))
     }
 
     async fn put_blob(
@@ -129,6 +181,7 @@ impl RegistryClient {
         };
         request.body = Body::File {
             path: store.path(&digest),
+            start: 0,
             size: size_bytes,
             on_sent: SentCallback(Arc::new(on_sent)),
         };
@@ -136,27 +189,12 @@ impl RegistryClient {
         match response.status() {
             StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => Ok(()),
             // The session is gone (a proxy changed, a replica lags): a new one may do.
-            StatusCode::NOT_FOUND => match self.status_error(&request, response).await {
-                RegistryError::Status {
-                    method,
-                    url,
-                    status,
-                    message,
-                    ..
-                } => Err(RegistryError::Status {
-                    method,
-                    url,
-                    status,
-                    message,
-                    retry: Retry::Later,
-                }),
-                other => Err(other),
-            },
+            StatusCode::NOT_FOUND => Err(later(self.status_error(&request, response).await)),
             _ => Err(self.status_error(&request, response).await),
         }
     }
 
-    fn upload_location(
+    pub(super) fn upload_location(
         &self,
         access: &Access,
         request: &Request,

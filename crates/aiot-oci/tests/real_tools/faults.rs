@@ -16,7 +16,7 @@ use crate::support::{Registry, Workplace, block_on, client, have};
 
 /// What the proxy does with a request.
 #[derive(Clone, Debug)]
-enum Fault {
+pub enum Fault {
     /// Nothing: it goes to the registry.
     Pass,
     /// Answers with this instead of the registry.
@@ -34,15 +34,15 @@ enum Fault {
 }
 
 /// Method, path with query, headers with lower-case names.
-struct Head {
-    method: String,
-    path: String,
-    headers: BTreeMap<String, String>,
+pub struct Head {
+    pub method: String,
+    pub path: String,
+    pub headers: BTreeMap<String, String>,
 }
 
-type Rule = Box<dyn FnMut(&Head) -> Fault + Send>;
+pub type Rule = Box<dyn FnMut(&Head) -> Fault + Send>;
 
-fn answer(status: &str, headers: &str, body: &str) -> Fault {
+pub fn answer(status: &str, headers: &str, body: &str) -> Fault {
     Fault::Answer(format!(
         "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
@@ -50,7 +50,7 @@ fn answer(status: &str, headers: &str, body: &str) -> Fault {
 }
 
 /// Starts a proxy and returns its address. It ends with the test's process.
-fn proxy(upstream: &str, rule: Rule) -> String {
+pub fn proxy(upstream: &str, rule: Rule) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (upstream, rule) = (upstream.to_owned(), Arc::new(Mutex::new(rule)));
@@ -152,7 +152,7 @@ fn failing(matches: fn(&Head) -> bool, fault: Fault, mut times: u32) -> Rule {
     })
 }
 
-fn is_upload(head: &Head) -> bool {
+pub fn is_upload(head: &Head) -> bool {
     head.method == "PUT" && head.path.contains("/blobs/uploads/")
 }
 
@@ -321,7 +321,7 @@ fn what_does_not_pass_ends_in_an_error_that_names_it() {
     );
 }
 
-fn support_options() -> ClientOptions {
+pub fn support_options() -> ClientOptions {
     ClientOptions {
         retry: aiot_oci::RetryPolicy {
             attempts: 3,
@@ -446,7 +446,7 @@ fn a_registry_that_lies_is_found_out() {
 }
 
 /// A gate that lets only the bearer of the newest token through, and kills each token after `uses` requests.
-fn token_gate(realm: Arc<Mutex<String>>, uses: u32, log: Arc<Mutex<Vec<String>>>) -> Rule {
+pub fn token_gate(realm: Arc<Mutex<String>>, uses: u32, log: Arc<Mutex<Vec<String>>>) -> Rule {
     let (mut number, mut left) = (0, 0);
     Box::new(move |head| {
         if head.path.starts_with("/token") {

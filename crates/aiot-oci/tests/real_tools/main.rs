@@ -2,6 +2,7 @@
 //!
 //! A missing program makes a test say `SKIPPED` on stderr; with `AIOT_TEST_REQUIRE_TOOLS=1` it fails instead.
 
+mod chunks;
 mod faults;
 mod layout;
 mod registry;

@@ -1,0 +1,107 @@
+//! How fast a registry wants to be asked: a refusal for being too fast (429, or GHCR's 403 with a pause) halves the
+//! uploads at the same time and holds every request back for the pause that it names; successes bring them back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{RegistryClient, Retry, lock};
+
+/// Uploads in a row that must succeed before one more runs at the same time.
+const SUCCESSES_PER_STEP: u32 = 8;
+
+/// What is known of one registry.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Uploads at the same time; `None` = as many as the caller wants.
+    uploads: Option<usize>,
+    successes: u32,
+    not_before: Option<Instant>,
+}
+
+/// Registry → its pace.
+#[derive(Debug, Default)]
+pub(super) struct Paces(BTreeMap<String, Pace>);
+
+impl Paces {
+    fn of(&mut self, registry: &str) -> &mut Pace {
+        self.0.entry(registry.to_owned()).or_insert(Pace {
+            uploads: None,
+            successes: 0,
+            not_before: None,
+        })
+    }
+
+    /// Uploads at the same time when the caller wants `wanted`.
+    fn uploads(&mut self, registry: &str, wanted: usize) -> usize {
+        let pace = self.of(registry);
+        pace.uploads.map_or(wanted, |uploads| uploads.min(wanted)).max(1)
+    }
+
+    fn refused(&mut self, registry: &str, running: usize, until: Option<Instant>) {
+        let pace = self.of(registry);
+        let now = pace.uploads.unwrap_or(running);
+        pace.uploads = Some((now / 2).max(1));
+        pace.successes = 0;
+        pace.not_before = pace.not_before.max(until);
+    }
+
+    fn succeeded(&mut self, registry: &str) {
+        let pace = self.of(registry);
+        pace.successes += 1;
+        if pace.successes >= SUCCESSES_PER_STEP {
+            pace.successes = 0;
+            pace.uploads = pace.uploads.map(|uploads| uploads + 1);
+        }
+    }
+}
+
+impl RegistryClient {
+    pub(super) fn uploads_now(&self, registry: &str, wanted: usize) -> usize {
+        lock(&self.inner.paces).uploads(registry, wanted)
+    }
+
+    pub(super) fn too_fast(&self, registry: &str, retry: Retry) {
+        let pause = match retry {
+            Retry::After(pause) => pause.min(self.inner.options.retry.longest_pause),
+            _ => Duration::ZERO,
+        };
+        let until = Some(Instant::now() + pause);
+        lock(&self.inner.paces).refused(registry, super::push::DEFAULT_UPLOADS, until);
+    }
+
+    pub(super) fn upload_succeeded(&self, registry: &str) {
+        lock(&self.inner.paces).succeeded(registry);
+    }
+
+    /// Waits while the registry wants nobody to ask.
+    pub(super) async fn hold_back(&self, registry: &str) {
+        let until = lock(&self.inner.paces).of(registry).not_before;
+        if let Some(until) = until {
+            tokio::time::sleep(until.saturating_duration_since(Instant::now())).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_halve_and_successes_add_one() {
+        let mut paces = Paces::default();
+        assert_eq!(paces.uploads("r", 4), 4);
+        paces.refused("r", 4, None);
+        assert_eq!(paces.uploads("r", 4), 2);
+        paces.refused("r", 4, None);
+        paces.refused("r", 4, None);
+        assert_eq!(paces.uploads("r", 4), 1);
+        (1..SUCCESSES_PER_STEP).for_each(|_| paces.succeeded("r"));
+        assert_eq!(paces.uploads("r", 4), 1);
+        paces.succeeded("r");
+        assert_eq!(paces.uploads("r", 4), 2);
+        // One registry does not slow another.
+        assert_eq!(paces.uploads("s", 4), 4);
+        (0..100).for_each(|_| paces.succeeded("r"));
+        assert_eq!(paces.uploads("r", 4), 4);
+    }
+}
