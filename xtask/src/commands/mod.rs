@@ -10,6 +10,7 @@ pub mod quantize;
 pub mod release;
 pub mod test;
 pub mod update;
+pub mod verify;
 
 use aiot_build::BuildError;
 use aiot_build::network::Network;

@@ -206,7 +206,7 @@ impl Flow {
     /// Whether this input, for whom nobody waits, is left out by `sampleEvery`.
     pub(crate) fn skips(&self) -> bool {
         let every = u64::from(self.tuning().sample_every);
-        self.inputs.fetch_add(1, Relaxed) % every != 0
+        !self.inputs.fetch_add(1, Relaxed).is_multiple_of(every)
     }
 
     /// Judges by the twin's threshold in place of the package's.
