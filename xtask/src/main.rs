@@ -75,6 +75,8 @@ enum Command {
     Inspect(commands::inspect::Arguments),
     /// Move what aiot.lock and the records pin, and show what that changes
     Update(commands::update::Arguments),
+    /// Run the images of the last release, emulated, on the evaluation data: do all architectures say the same?
+    Verify(commands::verify::Arguments),
     /// Run every test of this repository, with real parts
     Test(commands::test::Arguments),
     /// Measure against peers and limits in one run; prints ratios
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
             Command::Quantize(arguments) => commands::quantize::run(&paths, &arguments, cli.format),
             Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),
             Command::Update(arguments) => commands::update::run(&paths, &arguments),
+            Command::Verify(arguments) => commands::verify::run(&paths, &arguments, cli.format),
             Command::Test(arguments) => commands::test::run(&paths, &arguments),
             Command::Bench(arguments) => commands::bench::run(&paths, &arguments, cli.format),
         }

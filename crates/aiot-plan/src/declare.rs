@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Activation, InputSpec, Metric, Task};
+use aiot_package::{Activation, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -175,6 +175,12 @@ pub struct EdgeDeclaration {
     /// Desired properties of the module twin.
     #[serde(default)]
     pub desired: toml::Table,
+    /// Where inputs come from; the edge hub's inputs unless given.
+    pub sources: Option<Spanned<Sources>>,
+    /// Where predictions go; the edge hub's output `predictions` unless given.
+    pub sinks: Option<Spanned<Sinks>>,
+    /// Where predictions wait for a sink that is away; in memory unless given.
+    pub queue: Option<Spanned<QueueSpec>>,
     /// Joined over the target's create-options.
     pub create_options: Option<Spanned<toml::Table>>,
     /// Lower starts earlier.

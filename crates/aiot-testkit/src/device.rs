@@ -39,6 +39,22 @@ struct Machine {
     libraries: &'static str,
 }
 
+/// What runs programs of an architecture (OCI's word) here.
+///
+/// # Errors
+/// The program that is missing, or that nothing runs them.
+pub fn runs_here(architecture: &str) -> Result<(), String> {
+    if !["amd64", "arm64", "arm"].contains(&architecture) {
+        return Err(format!("nothing here runs programs for {architecture}"));
+    }
+    match machine(architecture).emulator {
+        Some(emulator) if tools::find(emulator).is_none() => {
+            Err(format!("needs {emulator}, of Debian's package qemu-user-static"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn machine(architecture: &str) -> Machine {
     let (host, emulator, loader, libraries) = match architecture {
         "amd64" => (
@@ -84,23 +100,33 @@ impl Device {
     /// # Panics
     /// When the layout is damaged.
     pub fn unpack(layout: &Path, manifest: &Digest) -> Device {
-        let store = Store::open_read_only(layout).unwrap();
-        let manifest = read_manifest(&store, manifest).unwrap();
-        let config = read_config(&store, &manifest.config.digest).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        for layer in &manifest.layers {
+        Device::open(layout, manifest).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Device::unpack`], for programs that are no tests.
+    ///
+    /// # Errors
+    /// What cannot be read or written.
+    pub fn open(layout: &Path, manifest: &Digest) -> Result<Device, String> {
+        let text = |error: &dyn std::fmt::Display| format!("image {manifest}: {error}");
+        let store = Store::open_read_only(layout).map_err(|e| text(&e))?;
+        let contents = read_manifest(&store, manifest).map_err(|e| text(&e))?;
+        let config = read_config(&store, &contents.config.digest).map_err(|e| text(&e))?;
+        let folder = tempfile::tempdir().map_err(|e| text(&e))?;
+        for layer in &contents.layers {
             visit_layer(&store, layer, LayerLimits::default(), |entry, content| {
                 write_entry(folder.path(), entry, content).map_err(|error| LayerError::Unreadable {
                     digest: layer.digest,
                     reason: error.to_string(),
                 })
             })
-            .unwrap();
+            .map_err(|e| text(&e))?;
         }
         let device = Device { folder, config };
-        fs::create_dir_all(device.root().join("proc")).unwrap();
-        fs::write(device.root().join("proc/cpuinfo"), ARM_CPUINFO).unwrap();
-        device
+        fs::create_dir_all(device.root().join("proc"))
+            .and_then(|()| fs::write(device.root().join("proc/cpuinfo"), ARM_CPUINFO))
+            .map_err(|e| text(&e))?;
+        Ok(device)
     }
 
     /// The folder that is `/` in the image.

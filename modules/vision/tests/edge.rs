@@ -338,17 +338,19 @@ fn nothing_is_lost_when_broker_and_module_are_killed_under_load() {
         predict(&service);
     }
     assert_eq!(bodies(&hub, 10).len(), 10);
-    // The hub's own connection ends with the broker; what the broker had not handed to it yet would be lost with it.
-    device.broker.kill();
-    for _ in 0..50 {
-        predict(&service);
-    }
     let waiting = |service: &Service, count: u32| {
         service
             .scrape()
             .contains(&format!("aiot_queue_messages{{sink=\"edge-hub\"}} {count}"))
             .then_some(())
     };
+    // What the broker has but has not confirmed would come again.
+    wait_for("ten confirmations", || waiting(&service, 0));
+    // The hub's own connection ends with the broker; what the broker had not handed to it yet would be lost with it.
+    device.broker.kill();
+    for _ in 0..50 {
+        predict(&service);
+    }
     wait_for("fifty in the queue", || waiting(&service, 50));
     // Dropped: SIGKILL.
     drop(service);

@@ -29,8 +29,11 @@ fn serve(package: &Path, pipeline: &Value) -> Command {
     command
 }
 
+/// `Idempotency-Key` and body of each request that was taken.
+type Taken = Arc<Mutex<Vec<(String, Value)>>>;
+
 /// A server that answers with each of `statuses` in turn and then with 204; what it got with 204 is kept.
-fn webhook(statuses: &'static [u16]) -> (String, Arc<Mutex<Vec<(String, Value)>>>) {
+fn webhook(statuses: &'static [u16]) -> (String, Taken) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/predictions", listener.local_addr().unwrap());
     let got = Arc::new(Mutex::new(Vec::new()));

@@ -17,6 +17,7 @@ pub mod rollout;
 mod session;
 pub mod test;
 pub mod update;
+pub mod verify;
 
 use aiot_build::BuildError;
 use aiot_build::network::Network;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Digest, InputSpec, Task};
+use aiot_package::{Digest, InputSpec, PIPELINE_VARIABLE, Pipeline, Task};
 use toml::Spanned;
 
 use super::{Known, Resolver, site};
@@ -395,6 +395,7 @@ impl Resolver {
             }
             env.insert(name.get_ref().clone(), create_options::json_of(value));
         }
+        self.pipeline(file, model, declared, &mut env);
         let options = self.create_options(
             file,
             &format!("model `{model}`"),
@@ -412,6 +413,67 @@ impl Resolver {
             create_options: options,
             startup_order: declared.startup_order,
         }
+    }
+
+    /// Sources, sinks and queue travel to the module in one variable.
+    fn pipeline(
+        &mut self,
+        file: &SourceFile,
+        model: &ModelName,
+        declared: &EdgeDeclaration,
+        env: &mut BTreeMap<String, serde_json::Value>,
+    ) {
+        let EdgeDeclaration {
+            sources,
+            sinks,
+            queue,
+            ..
+        } = declared;
+        let sites = [
+            ("sources", sources.as_ref().map(|value| site(file, value))),
+            ("sinks", sinks.as_ref().map(|value| site(file, value))),
+            ("queue", queue.as_ref().map(|value| site(file, value))),
+        ];
+        let Some(first) = sites.iter().find_map(|(_, site)| site.clone()) else {
+            return;
+        };
+        let pipeline = Pipeline {
+            sources: sources
+                .as_ref()
+                .map(|value| value.get_ref().clone())
+                .unwrap_or_default(),
+            sinks: sinks
+                .as_ref()
+                .map(|value| value.get_ref().clone())
+                .unwrap_or_default(),
+            queue: queue
+                .as_ref()
+                .map(|value| value.get_ref().clone())
+                .unwrap_or_default(),
+        };
+        for problem in pipeline.problems() {
+            let of = sites.iter().find(|(table, _)| problem.starts_with(table));
+            let site = of
+                .and_then(|(_, site)| site.clone())
+                .unwrap_or_else(|| first.clone());
+            self.error(ConfigError::new(
+                "plan::pipeline",
+                site,
+                format!("model `{model}`: {problem}"),
+                "the module would refuse to start",
+            ));
+        }
+        if env.contains_key(PIPELINE_VARIABLE) {
+            self.error(ConfigError::new(
+                "plan::env",
+                first.clone(),
+                format!("model `{model}` declares its pipeline twice"),
+                format!("this becomes {PIPELINE_VARIABLE}, which `env` sets too"),
+            ));
+        }
+        // Plain data without maps that could fail.
+        let text = serde_json::to_string(&pipeline).unwrap_or_default();
+        env.insert(PIPELINE_VARIABLE.to_owned(), text.into());
     }
 }
 

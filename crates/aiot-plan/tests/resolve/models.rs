@@ -2,7 +2,7 @@
 
 use aiot_plan::resolve;
 
-use crate::common::{ENVIRONMENT, MODELS, TARGETS, render, texts, with};
+use crate::common::{ENVIRONMENT, MODELS, TARGETS, render, texts, with, workspace};
 use crate::{check, model, same};
 
 #[test]
@@ -421,4 +421,48 @@ fn environment_of_the_edge_module() {
           ╰ letters, digits, `_` and `-` for the name; a string, number or boolean for the value
     "#,
     );
+}
+
+#[test]
+fn sources_sinks_and_queue() {
+    model(
+        "env.CAMERA = \"/dev/video0\"",
+        "sources.directory = { path = \"in\" }\nsinks.webhook = { url = \"https://plant/x\" }\nqueue.max-mib = 0\n\
+         env.AIOT_PIPELINE = \"{}\"",
+        r#"
+        plan::env models.toml:30:1 «sources»
+          × model `digits` declares its pipeline twice
+          ╰ this becomes AIOT_PIPELINE, which `env` sets too
+        plan::pipeline models.toml:30:1 «sources»
+          × model `digits`: sources.directory.path: `in` is not an absolute path
+          ╰ the module would refuse to start
+        plan::pipeline models.toml:31:1 «sinks»
+          × model `digits`: sinks.webhook.authorities: `https` needs the file with the authorities to trust
+          ╰ the module would refuse to start
+        plan::pipeline models.toml:32:1 «queue»
+          × model `digits`: queue.max-mib: from 1 to 65536
+          ╰ the module would refuse to start
+    "#,
+    );
+}
+
+#[test]
+fn the_pipeline_reaches_the_module_as_it_reads_it() {
+    let declared =
+        "sinks.stdout = {}\nsinks.mqtt = { broker = \"mqtt://b\", topic = \"t\" }\nqueue.directory = \"/q\"";
+    let workspace = workspace(&with(MODELS, "env.CAMERA = \"/dev/video0\"", declared), TARGETS);
+    let of = |name: &str| {
+        workspace
+            .models
+            .values()
+            .find(|model| model.name.as_str() == name)
+            .unwrap()
+    };
+    let text = of("digits").edge.env["AIOT_PIPELINE"].as_str().unwrap();
+    let pipeline: aiot_package::Pipeline = serde_json::from_str(text).unwrap();
+    assert_eq!(pipeline.problems(), Vec::<String>::new());
+    assert_eq!(pipeline.queue.directory.as_deref(), Some("/q"));
+    assert!(pipeline.sinks.edge_hub.is_none() && pipeline.sources.edge_hub.is_some());
+    // What declares nothing is deployed as before.
+    assert!(!of("bearing").edge.env.contains_key("AIOT_PIPELINE"));
 }

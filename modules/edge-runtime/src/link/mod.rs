@@ -194,7 +194,78 @@ pub(crate) async fn stopped_within(stop: &Stop, pause: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use aiot_package::MqttSink;
+    use aiot_testkit::edge::{Certificates, Hub, Mosquitto, free_port, wait_for};
+    use aiot_testkit::tools;
+
     use super::*;
+    use crate::flow::broker::Broker;
+
+    /// A message that the broker would close the connection for must not hold up the others.
+    #[test]
+    fn a_message_that_is_too_large_is_left_out_and_counted() {
+        if !tools::have(&["mosquitto", "openssl"]) {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let certificates = Certificates::make(folder.path(), "localhost");
+        let mosquitto = Mosquitto::start(folder.path(), free_port(), &certificates, &[]);
+        let hub = Hub::connect(mosquitto.plain_port, "d/modules/m", "{}");
+        let sink: MqttSink = serde_json::from_value(serde_json::json!({
+            "broker": format!("mqtt://127.0.0.1:{}", mosquitto.plain_port),
+            "topic": "devices/d/modules/m/messages/events/",
+        }))
+        .unwrap();
+        let outbox = Arc::new(Outbox::open("q", None, 8 << 20).unwrap());
+        for (id, bytes) in [
+            ("first", 10),
+            ("large", MAX_MESSAGE_BYTES),
+            ("fits", MAX_MESSAGE_BYTES - 200),
+            ("last", 1),
+        ] {
+            let body = vec![b'x'; bytes];
+            outbox
+                .push(
+                    &Message {
+                        id,
+                        correlation: "",
+                        body: &body,
+                    }
+                    .to_bytes(),
+                )
+                .unwrap();
+        }
+        let state = Arc::new(LinkState::default());
+        let (stop, stopped) = watch::channel(false);
+        let (theirs, queue) = (state.clone(), outbox.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(run(
+                Broker::new(sink, "test".to_owned(), None),
+                Some(queue),
+                theirs,
+                stopped,
+            ));
+        });
+        wait_for("an empty queue", || (outbox.depth() == 0).then_some(()));
+        stop.send(true).unwrap();
+        thread.join().unwrap();
+        let sizes = wait_for("three messages", || {
+            let telemetry = hub.telemetry();
+            (telemetry.len() == 3).then(|| {
+                telemetry
+                    .iter()
+                    .map(|message| message.body.len())
+                    .collect::<Vec<_>>()
+            })
+        });
+        assert_eq!(sizes, [10, MAX_MESSAGE_BYTES - 200, 1]);
+        let counts = [&state.sent, &state.oversized, &state.connections].map(|count| count.load(Relaxed));
+        assert_eq!(counts, [3, 1, 1]);
+    }
 
     #[test]
     fn messages_are_written_and_read() {
