@@ -14,6 +14,7 @@
 //! | `golden/…` | the input files that `golden.json` names |
 
 mod digest;
+mod endpoint;
 mod pipeline;
 
 use std::collections::BTreeMap;
@@ -22,8 +23,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use digest::{Digest, DigestError};
+pub use endpoint::Endpoint;
 pub use pipeline::{
-    DirectorySource, EdgeHubSink, EdgeHubSource, Endpoint, HttpSource, MqttSink, PIPELINE_VARIABLE, Pipeline,
+    DirectorySource, EdgeHubSink, EdgeHubSource, HttpSource, MqttSink, PIPELINE_VARIABLE, Pipeline,
     QueueSpec, Sinks, Sources, StdoutSink, WebhookSink,
 };
 
