@@ -6,6 +6,7 @@
 //! | [`observe`] | files and tool versions → [`aiot_plan::plan::Facts`] |
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`push`], [`images`] | a layout's images to a registry; what they hold and where two differ |
+//! | [`supply`] | bills of materials, provenance, signatures |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
 //! | [`quantize_cli`] | quantizes and inspects one model, without a release |
@@ -33,6 +34,7 @@ pub mod quantizer;
 pub mod records;
 pub mod registry;
 pub mod release;
+pub mod supply;
 pub mod update;
 pub mod workspace;
 

@@ -15,3 +15,4 @@ mod lock;
 mod podman;
 mod push;
 mod reproducible;
+mod supply;
