@@ -6,6 +6,7 @@
 //! | [`observe`] | files and tool versions → [`aiot_plan::plan::Facts`] |
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`push`], [`images`] | a layout's images to a registry; what they hold and where two differ |
+//! | [`supply`] | bills of materials, provenance, signatures |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`environment`] | a committed environment, as a hub is told |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
@@ -35,6 +36,7 @@ pub mod quantizer;
 pub mod records;
 pub mod registry;
 pub mod release;
+pub mod supply;
 pub mod update;
 pub mod workspace;
 

@@ -63,6 +63,11 @@ impl Paths {
         self.root.join("dist").join("images")
     }
 
+    /// Bills of materials, provenance and signatures, a folder an image.
+    pub fn supply_chain(&self) -> PathBuf {
+        self.root.join("dist").join("supply-chain")
+    }
+
     /// Generated manifests of an environment.
     pub fn deployments(&self, environment: &str) -> PathBuf {
         self.root.join("deployments").join(environment)

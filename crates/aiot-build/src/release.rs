@@ -42,6 +42,8 @@ pub struct Options {
     pub push: Option<String>,
     /// Whether tags that name other images are moved.
     pub move_tags: bool,
+    /// Signs what is said about the images.
+    pub signer: Option<std::sync::Arc<aiot_supply::Signer>>,
     /// Threads.
     pub jobs: usize,
 }
@@ -254,6 +256,9 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
         return Ok(report);
     }
     write_layout(paths, &planned, &outcome)?;
+    let lock = &committed[&paths.lock()];
+    let signer = options.signer.as_deref();
+    crate::supply::write(paths, &planned, &outcome, &measurements, lock, signer)?;
     // Pushed before manifests name the images: what is deployed can be pulled.
     if let Some(prefix) = &options.push {
         let network = network.ok_or_else(|| BuildError::Other("--push needs the network".to_owned()))?;

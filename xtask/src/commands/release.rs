@@ -30,6 +30,10 @@ pub struct Arguments {
     /// Move tags that name other images
     #[arg(long, requires = "push")]
     move_tags: bool,
+    /// Sign images, their bills of materials and provenance with this ECDSA P-256 key in PEM [default: the key in
+    /// AIOT_SIGNING_KEY, if there is one]
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<std::path::PathBuf>,
     /// Actions at the same time [default: one per core]
     #[arg(long, short, value_name = "N")]
     jobs: Option<usize>,
@@ -45,6 +49,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         environments: arguments.environment.clone(),
         push: arguments.push.clone(),
         move_tags: arguments.move_tags,
+        signer: aiot_build::supply::signer(arguments.sign_key.as_deref())?,
         jobs: super::jobs(arguments.jobs),
     };
     let result = release(paths, &options, &|event| progress.show(event));
@@ -149,7 +154,10 @@ fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
         let shown = images
             .strip_prefix(&paths.root)
             .unwrap_or(Path::new("dist/images"));
-        println!("images in {}", shown.display());
+        println!(
+            "images in {}, bills of materials and provenance in dist/supply-chain",
+            shown.display()
+        );
     }
     if report.ran == 0 && report.written.is_empty() && report.drift.is_empty() {
         println!("nothing to do: {} actions are up to date", report.total);

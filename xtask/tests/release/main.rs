@@ -15,4 +15,5 @@ mod lock;
 mod podman;
 mod push;
 mod reproducible;
+mod supply;
 mod verify;

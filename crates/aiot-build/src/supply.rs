@@ -1,0 +1,422 @@
+//! Bills of materials, provenance and signatures of a release's images, beside the layout: `dist/supply-chain/<image>/`.
+//!
+//! Commit and branch stand in the provenance and nowhere else. A signature that still fits its statement and key stays
+//! as it is, so that a release that changes nothing writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use aiot_oci::layer::visit_layer;
+use aiot_oci::{Digest, LayerLimits};
+use aiot_package::Precision;
+use aiot_plan::action::Action;
+use aiot_plan::lock::{LockedPackage, LockedWheel};
+use aiot_plan::plan::{Plan, Source};
+use aiot_plan::records::Calibration;
+use aiot_supply::{
+    BomInput, ProvenanceInput, Signer, SourceCommit, SystemPackage, bill_of_materials, crates_of_lock,
+    image_statement, provenance,
+};
+
+use crate::error::{BuildError, io};
+use crate::execute::Outcome;
+use crate::paths::Paths;
+use crate::records::Measurements;
+use crate::registry::descriptor;
+use crate::release::Planned;
+
+/// The environment variable with the signing key itself, in PEM.
+pub const SIGNING_KEY_VARIABLE: &str = "AIOT_SIGNING_KEY";
+/// The environment variable that says who builds, as a URI.
+pub const BUILDER_VARIABLE: &str = "AIOT_BUILDER_ID";
+/// Who builds where nobody says so.
+const LOCAL_BUILDER: &str = "urn:aiot-ops:builder:local";
+/// File with the bill of materials.
+pub const BOM_FILE: &str = "bom.cdx.json";
+/// File with the provenance.
+pub const PROVENANCE_FILE: &str = "provenance.intoto.json";
+/// File with the signature over image, bill and provenance.
+pub const SIGNATURE_FILE: &str = "signature.sigstore.json";
+/// The longest key file and copyright file that is read.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+
+/// The signing key: of a file, else of the environment; `None` where neither is given.
+///
+/// # Errors
+/// When it cannot be read or is no key; the text never holds a part of it.
+pub fn signer(file: Option<&Path>) -> Result<Option<Arc<Signer>>, BuildError> {
+    let text = match file {
+        Some(path) => {
+            let length = std::fs::metadata(path).map_err(io("read", path))?.len();
+            if length > MAX_TEXT_BYTES {
+                return Err(BuildError::Other(format!(
+                    "{} is no key: it is too long",
+                    path.display()
+                )));
+            }
+            std::fs::read_to_string(path).map_err(io("read", path))?
+        }
+        None => match std::env::var(SIGNING_KEY_VARIABLE) {
+            Ok(text) if !text.trim().is_empty() => text,
+            _ => return Ok(None),
+        },
+    };
+    Signer::from_pem(&text)
+        .map(|signer| Some(Arc::new(signer)))
+        .map_err(BuildError::other)
+}
+
+/// Writes what is said about all images of a release; returns the files that changed. `lock` is the text of the lock
+/// that the release ends with.
+///
+/// # Errors
+/// A file or layer that cannot be read or written.
+pub fn write(
+    paths: &Paths,
+    planned: &Planned,
+    outcome: &Outcome,
+    measurements: &Measurements,
+    lock: &[u8],
+    signer: Option<&Signer>,
+) -> Result<Vec<PathBuf>, BuildError> {
+    let root = paths.supply_chain();
+    let source = source_commit(&paths.root);
+    let builder = std::env::var(BUILDER_VARIABLE).unwrap_or_default();
+    let builder = if builder.is_empty() {
+        LOCAL_BUILDER
+    } else {
+        builder.as_str()
+    };
+    let mut licences = BTreeMap::new();
+    let (mut written, mut wanted) = (Vec::new(), BTreeSet::new());
+    for ((model, target), &node) in &planned.plan.images {
+        let version = &planned.workspace.models[model].version;
+        let name = format!("{model}-{version}-{target}");
+        let below = Below::of(&planned.plan, node);
+        let image = descriptor(&outcome.outputs[node]["manifest"]).digest;
+        for base in &below.bases {
+            for layer in ["layer", "engine-layer"] {
+                if let Some(output) = outcome.outputs[*base].get(layer) {
+                    read_licences(planned, &descriptor(output), &mut licences)?;
+                }
+            }
+        }
+        let bom = bom(planned, outcome, measurements, node, &below, &licences)?;
+        let (declared, facts) = (&planned.workspace.models[model], &planned.observation);
+        let mut dependencies = below.dependencies(&planned.workspace.targets[target].platform.to_string());
+        dependencies.insert("file:aiot.lock".to_owned(), Digest::of(lock));
+        dependencies.insert(format!("file:{}", declared.path), declared.digest);
+        if let Some(module) = facts.facts.modules.get(&declared.module) {
+            dependencies.insert(
+                format!("urn:aiot-ops:module-sources:{}", declared.module),
+                *module,
+            );
+        }
+        let statement = provenance(&ProvenanceInput {
+            name: &format!("{model}:{version}-{target}"),
+            image,
+            parameters: BTreeMap::from([
+                ("model", model.to_string()),
+                ("version", version.clone()),
+                ("target", target.to_string()),
+            ]),
+            source: source.as_ref(),
+            dependencies,
+            rustc: planned.lock.rustc.as_deref(),
+            builder,
+        });
+        let dir = root.join(&name);
+        let mut files = vec![(BOM_FILE, bom), (PROVENANCE_FILE, statement)];
+        if let Some(signer) = signer {
+            let subjects = [
+                (name.as_str(), image),
+                (BOM_FILE, Digest::of(&files[0].1)),
+                (PROVENANCE_FILE, Digest::of(&files[1].1)),
+            ];
+            let statement = image_statement(&subjects);
+            let old = std::fs::read(dir.join(SIGNATURE_FILE)).unwrap_or_default();
+            let bundle = match signer.verifier().verify(&old) {
+                Ok(signed) if signed == statement => old,
+                _ => signer.sign(&statement).map_err(BuildError::other)?,
+            };
+            files.push((SIGNATURE_FILE, bundle));
+        }
+        for (file, bytes) in files {
+            let path = dir.join(file);
+            if write_if_changed(&path, &bytes)? {
+                written.push(path.clone());
+            }
+            wanted.insert(path);
+        }
+    }
+    remove_others(&root, &wanted)?;
+    Ok(written)
+}
+
+/// What an image is made of, by the actions before it.
+#[derive(Default)]
+struct Below<'a> {
+    wheels: BTreeSet<&'a LockedWheel>,
+    packages: BTreeSet<&'a LockedPackage>,
+    images: BTreeSet<&'a str>,
+    /// Places of the actions that unpack packages.
+    bases: BTreeSet<usize>,
+}
+
+impl<'a> Below<'a> {
+    fn of(plan: &'a Plan, node: usize) -> Below<'a> {
+        let mut below = Below::default();
+        let (mut waiting, mut seen) = (vec![node], BTreeSet::new());
+        while let Some(node) = waiting.pop() {
+            if !seen.insert(node) {
+                continue;
+            }
+            match &plan.nodes[node].action {
+                Action::FetchEngine { wheel } => {
+                    below.wheels.insert(wheel);
+                }
+                Action::AssembleBase { packages, .. } => {
+                    below.packages.extend(packages);
+                    below.bases.insert(node);
+                }
+                Action::FetchBaseImage { reference, .. } => {
+                    below.images.insert(reference);
+                }
+                _ => {}
+            }
+            let inputs = plan.nodes[node].inputs.values();
+            waiting.extend(inputs.filter_map(|input| match input {
+                Source::Output { node, .. } => Some(*node),
+                Source::Given(_) => None,
+            }));
+        }
+        below
+    }
+
+    fn dependencies(&self, platform: &str) -> BTreeMap<String, Digest> {
+        let wheels = self.wheels.iter().map(|wheel| {
+            (
+                format!(
+                    "pkg:pypi/{}@{}?file_name={}",
+                    wheel.package, wheel.version, wheel.filename
+                ),
+                wheel.digest,
+            )
+        });
+        let packages = self.packages.iter().map(|package| {
+            let LockedPackage {
+                name,
+                version,
+                architecture,
+                ..
+            } = package;
+            (
+                format!("pkg:deb/debian/{name}@{version}?arch={architecture}"),
+                package.digest,
+            )
+        });
+        let images = self.images.iter().filter_map(|reference| {
+            let (_, digest) = reference.split_once('@')?;
+            Some((
+                format!("oci:{reference}?platform={platform}"),
+                digest.parse().ok()?,
+            ))
+        });
+        wheels.chain(packages).chain(images).collect()
+    }
+}
+
+fn bom(
+    planned: &Planned,
+    outcome: &Outcome,
+    measurements: &Measurements,
+    node: usize,
+    below: &Below<'_>,
+    licences: &BTreeMap<Digest, BTreeMap<String, Vec<String>>>,
+) -> Result<Vec<u8>, BuildError> {
+    let Action::AssembleImage { model, target, .. } = &planned.plan.nodes[node].action else {
+        return Err(BuildError::Other("an image of the plan is none".to_owned()));
+    };
+    let (model, target) = (
+        &planned.workspace.models[model],
+        &planned.workspace.targets[target],
+    );
+    let precision = model.precision_on(target);
+    let observation = &planned.observation;
+    let crates = match observation.modules.get(&model.module) {
+        Some(module) => crates_of_lock(&module.lock_excerpt).map_err(BuildError::other)?,
+        None => Vec::new(),
+    };
+    let calibration = match observation.record_files.get(&model.name) {
+        Some((Some(digest), _)) => observation
+            .records
+            .get(digest)
+            .and_then(|bytes| Calibration::parse(std::str::from_utf8(bytes).ok()?).ok()),
+        _ => None,
+    };
+    // Only packages whose files are in the image: what its layers say, by the names in them.
+    let mut here: BTreeMap<&str, &Vec<String>> = BTreeMap::new();
+    for base in &below.bases {
+        for layer in ["layer", "engine-layer"] {
+            let found = outcome.outputs[*base]
+                .get(layer)
+                .and_then(|output| licences.get(&output.digest));
+            here.extend(
+                found
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, licences)| (name.as_str(), licences)),
+            );
+        }
+    }
+    let packages = below
+        .packages
+        .iter()
+        .filter_map(|locked| {
+            Some(SystemPackage {
+                locked,
+                licences: (*here.get(locked.name.as_str())?).clone(),
+            })
+        })
+        .collect();
+    let measured = |precision: Precision| measurements.effective.get(&(model.name.clone(), precision));
+    let dataset = |path: &str| observation.facts.datasets.get(path).copied();
+    let in_image = |wheel: &&&LockedWheel| match &target.engine.source {
+        aiot_plan::workspace::EngineFrom::Wheel { package, platform } => {
+            (&wheel.package, &wheel.platform) == (package, platform)
+        }
+        _ => false,
+    };
+    Ok(bill_of_materials(&BomInput {
+        model,
+        target,
+        precision,
+        image: descriptor(&outcome.outputs[node]["manifest"]).digest,
+        crates,
+        engine: below.wheels.iter().find(in_image).copied(),
+        packages,
+        float: measured(Precision::Float32),
+        shipped: measured(precision),
+        calibration: calibration.as_ref(),
+        calibration_set: model.calibration_path.as_deref().and_then(dataset),
+        evaluation_set: dataset(&model.evaluation_path),
+    }))
+}
+
+/// Layer → package → licences, from the copyright files in it; read once per layer.
+fn read_licences(
+    planned: &Planned,
+    layer: &aiot_oci::Descriptor,
+    known: &mut BTreeMap<Digest, BTreeMap<String, Vec<String>>>,
+) -> Result<(), BuildError> {
+    if known.contains_key(&layer.digest) {
+        return Ok(());
+    }
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    visit_layer(&planned.store, layer, LayerLimits::default(), |entry, reader| {
+        let package = entry.path.strip_prefix("var/lib/dpkg/status.d/");
+        if let Some(name) = package.filter(|name| !name.contains('/')) {
+            found.entry(name.to_owned()).or_default();
+        }
+        let documented = entry.path.strip_prefix("usr/share/doc/");
+        if let Some(name) = documented.and_then(|rest| rest.strip_suffix("/copyright")) {
+            let mut bytes = Vec::new();
+            let read = reader.take(MAX_TEXT_BYTES).read_to_end(&mut bytes);
+            read.map_err(|error| aiot_oci::LayerError::Unreadable {
+                digest: layer.digest,
+                reason: error.to_string(),
+            })?;
+            let text = String::from_utf8_lossy(&bytes);
+            found.insert(name.to_owned(), aiot_supply::licences(&text));
+        }
+        Ok(())
+    })
+    .map_err(BuildError::other)?;
+    known.insert(layer.digest, found);
+    Ok(())
+}
+
+/// The commit of a workspace; `None` where it is no git repository or git is missing.
+fn source_commit(root: &Path) -> Option<SourceCommit> {
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command.arg("-C").arg(root).args(arguments).stdin(Stdio::null());
+        let output = command.output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--verify", "HEAD"])?;
+    Some(SourceCommit {
+        repository: git(&["config", "--get", "remote.origin.url"])
+            .and_then(|url| public_address(&url))
+            .unwrap_or_default(),
+        commit,
+        branch: git(&["symbolic-ref", "--short", "--quiet", "HEAD"]).unwrap_or_default(),
+        is_modified: git(&["status", "--porcelain", "--untracked-files=no"])
+            .is_none_or(|text| !text.is_empty()),
+    })
+}
+
+/// An address without user and password; `None` for a folder of this machine.
+fn public_address(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    if !matches!(scheme, "https" | "http" | "ssh" | "git") {
+        return None;
+    }
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    Some(format!("{scheme}://{host}/{path}"))
+}
+
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool, BuildError> {
+    if std::fs::read(path).is_ok_and(|present| present == bytes) {
+        return Ok(false);
+    }
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(io("create", dir))?;
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("create a file in", dir))?;
+    std::io::Write::write_all(&mut file, bytes).map_err(io("write", path))?;
+    file.persist(path)
+        .map_err(|error| io("write", path)(error.error))?;
+    Ok(true)
+}
+
+/// Removes what earlier releases said about images that are no more, or said with a key that is not given now.
+fn remove_others(root: &Path, wanted: &BTreeSet<PathBuf>) -> Result<(), BuildError> {
+    for entry in walkdir::WalkDir::new(root).contents_first(true) {
+        let entry = entry.map_err(BuildError::other)?;
+        let path = entry.path();
+        if entry.file_type().is_file() && !wanted.contains(path) {
+            std::fs::remove_file(path).map_err(io("remove", path))?;
+        } else if entry.file_type().is_dir() {
+            // Goes only where it is empty.
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lose_secrets_and_folders_are_not_told() {
+        let check = |url: &str, expected: Option<&str>| assert_eq!(public_address(url).as_deref(), expected);
+        check(
+            "https://user:secret@git.example/a/b.git",
+            Some("https://git.example/a/b.git"),
+        );
+        check(
+            "https://git.example/a?token=secret",
+            Some("https://git.example/a"),
+        );
+        check("ssh://git@git.example/a", Some("ssh://git.example/a"));
+        check("/home/me/work", None);
+        check("file:///home/me/work", None);
+    }
+}
