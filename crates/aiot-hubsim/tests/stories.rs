@@ -583,3 +583,60 @@ fn runtimes_without_support_are_named() {
         "{ended:?}"
     );
 }
+
+#[test]
+fn the_fleet_shows_what_is_missing_and_what_is_left() {
+    use aiot_hubsim::sized::{Size, declared, files, finished};
+    use aiot_iothub::rollout::fleet::{Filter, Fleet};
+    let size = Size {
+        targets: 1,
+        lines: 2,
+        models: 1,
+        devices: 2,
+    };
+    let declared = declared(&files(size, 1).unwrap(), 1).unwrap();
+    let mut service = finished(size, &declared).unwrap();
+    // The device of line 0 moves to line 1, and has not heard of it.
+    service.move_device("device-000000", "line", json!("line-1"));
+    let mut rows = |filter: Filter| -> Vec<String> {
+        service.now_secs += 60;
+        let mut hub = Direct {
+            service: &mut service,
+            pacer: None,
+        };
+        let snapshot = hub.snapshot().unwrap();
+        let mut fleet = Fleet::new(&declared, &snapshot.deployments, filter);
+        let mut texts = Vec::new();
+        for device in &snapshot.devices {
+            for row in fleet.rows(device).unwrap() {
+                texts.push(format!("{} {} {}", row.device, row.module, row.state.as_str()));
+            }
+        }
+        texts
+    };
+    let of_device = Filter {
+        device: Some("device-000000".to_owned()),
+        ..Filter::default()
+    };
+    let expected = [
+        "device-000000 edgeAgent good",
+        "device-000000 edgeHub good",
+        "device-000000 model-1-0 waiting",
+        "device-000000 model-0-0 left-over",
+    ];
+    assert_eq!(rows(of_device), expected);
+    let of_model = Filter {
+        model: Some("model-1-0".to_owned()),
+        target: Some("kind-0".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(
+        rows(of_model.clone()),
+        ["device-000000 model-1-0 waiting", "device-000001 model-1-0 good"]
+    );
+    let elsewhere = Filter {
+        target: Some("kind-1".to_owned()),
+        ..of_model
+    };
+    assert_eq!(rows(elsewhere), Vec::<String>::new());
+}

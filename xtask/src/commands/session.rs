@@ -82,6 +82,7 @@ impl Session {
                 .clone()
                 .or_else(|| variable(CA_FILE_VARIABLE).map(PathBuf::from)),
             units,
+            on_pause: Some(|pause| eprintln!("waiting {} s for the hub's throttle", pause.as_secs())),
         };
         let client = Client::new(connection, &options).map_err(BuildError::other)?;
         Ok(Session {
