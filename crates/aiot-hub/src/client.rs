@@ -43,13 +43,19 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Units of the hub; throttles grow with them.
     pub units: u32,
+    /// Hears of pauses of [`TOLD_PAUSE`] and more, before them: for people who would think that nothing happens.
+    pub on_pause: Option<fn(Duration)>,
 }
+
+/// Shortest pause that is told.
+pub const TOLD_PAUSE: Duration = Duration::from_secs(2);
 
 impl Default for Options {
     fn default() -> Self {
         Options {
             ca_file: None,
             units: 1,
+            on_pause: None,
         }
     }
 }
@@ -125,6 +131,7 @@ pub struct Client {
     connection: ConnectionString,
     windows: Mutex<Windows>,
     token: Mutex<Option<(u64, String)>>,
+    on_pause: Option<fn(Duration)>,
 }
 
 impl Client {
@@ -183,6 +190,7 @@ impl Client {
                     .collect(),
             }),
             token: Mutex::new(None),
+            on_pause: options.on_pause,
         })
     }
 
@@ -340,7 +348,7 @@ impl Client {
         Ok(ids.map(str::to_owned).collect())
     }
 
-    /// Gives the rows of a query page by page, as they come.
+    /// Gives the rows of a query page by page, as they come; the next page is fetched while one is read.
     ///
     /// # Errors
     /// [`CallError`], also where rows are not of type `T`.
@@ -349,29 +357,38 @@ impl Client {
         query: &str,
         each: &mut dyn FnMut(Vec<T>),
     ) -> Result<(), CallError> {
+        const CALL: &str = "POST /devices/query";
         let body = json!({ "query": query });
-        let mut continuation: Option<String> = None;
-        for _ in 0..PAGE_LIMIT {
-            let request = Request {
-                continuation: continuation.as_deref(),
+        let page = |continuation: Option<&str>| {
+            self.send(&Request {
+                continuation,
                 body: Some(&body),
                 ..Request::new(Kind::Query, Method::POST, "/devices/query".to_owned())
+            })
+        };
+        let mut answer = page(None)?;
+        for _ in 1..PAGE_LIMIT {
+            let rows = |answer: &Answer| {
+                serde_json::from_slice(&answer.body)
+                    .map_err(|error| CallError::answer(CALL, format!("a page of rows: {error}")))
             };
-            let answer = self.send(&request)?;
-            let rows = serde_json::from_slice(&answer.body)
-                .map_err(|error| CallError::answer(&request.call(), format!("a page of rows: {error}")))?;
-            each(rows);
-            match answer.continuation {
-                Some(next) if Some(&next) != continuation.as_ref() => continuation = Some(next),
-                Some(_) => {
-                    let reason = "the same page follows itself".to_owned();
-                    return Err(CallError::answer("POST /devices/query", reason));
-                }
-                None => return Ok(()),
+            let Some(continuation) = answer.continuation.clone() else {
+                each(rows(&answer)?);
+                return Ok(());
+            };
+            let next = std::thread::scope(|scope| {
+                let next = scope.spawn(|| page(Some(&continuation)));
+                rows(&answer).map(&mut *each)?;
+                // It panics nowhere; if it did, so would we.
+                next.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?;
+            if next.continuation.as_deref() == Some(&continuation) {
+                return Err(CallError::answer(CALL, "the same page follows itself".to_owned()));
             }
+            answer = next;
         }
-        let reason = format!("more than {PAGE_LIMIT} pages");
-        Err(CallError::answer("POST /devices/query", reason))
+        Err(CallError::answer(CALL, format!("more than {PAGE_LIMIT} pages")))
     }
 
     fn parsed<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, CallError> {
@@ -400,7 +417,7 @@ impl Client {
             } else {
                 &mut pause
             };
-            std::thread::sleep(jittered(*longest));
+            self.sleep(jittered(*longest));
             *longest *= 2;
         }
     }
@@ -413,9 +430,14 @@ impl Client {
             let window = windows.windows.iter_mut().find(|(of, _)| *of == kind);
             window.map_or(Duration::ZERO, |(_, window)| window.pause(now))
         };
-        if !pause.is_zero() {
-            std::thread::sleep(pause);
+        self.sleep(pause);
+    }
+
+    fn sleep(&self, pause: Duration) {
+        if let Some(on_pause) = self.on_pause.filter(|_| pause >= TOLD_PAUSE) {
+            on_pause(pause);
         }
+        std::thread::sleep(pause);
     }
 
     fn answered(&self, kind: Kind) {

@@ -1,8 +1,8 @@
 //! The client of `aiot-hub` against the simulated hub, over https: what each call does and how each refusal reads.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use aiot_hub::{Client, LiveHub, Options};
 use aiot_hubsim::{Behaviour, Faults, Fleet, Server, Service};
@@ -10,6 +10,8 @@ use aiot_iothub::rollout::{Hub, HubDeployment, HubErrorKind, RuntimeStatus};
 use serde_json::{Value, json};
 
 const START_SECS: u64 = 1_780_000_000;
+/// What the clients of all tests were told of.
+static PAUSES: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
 
 fn server(devices: usize, units: u32) -> Server {
     let mut fleet = Fleet::default();
@@ -30,6 +32,7 @@ fn client_with(server: &Server, units: u32, connection: &str) -> Client {
     let options = Options {
         ca_file: Some(ca_file),
         units,
+        on_pause: Some(|pause| PAUSES.lock().unwrap().push(pause)),
     };
     Client::new(connection.parse().unwrap(), &options).unwrap()
 }
@@ -296,6 +299,11 @@ fn calls_wait_for_the_throttle() {
     for _ in 0..21 {
         if eager.deployments().is_err() {
             assert!(server.simulator().throttled > 0);
+            let told = PAUSES.lock().unwrap().clone();
+            assert!(
+                !told.is_empty() && told.iter().all(|pause| pause.as_secs() >= 2),
+                "{told:?}"
+            );
             return;
         }
     }

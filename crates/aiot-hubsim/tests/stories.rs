@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use aiot_hubsim::{Behaviour, Direct, Fleet, Quality, Service, Trouble};
 use aiot_iothub::quiet::QuietHours;
 use aiot_iothub::rollout::{
-    Declared, Hub, Intent, Readable, Refusal, Verdict, apply, decide, explain, fingerprint, rollback,
+    Declared, Hub, HubDeployment, Intent, Readable, Refusal, Verdict, apply, decide, explain, fingerprint,
+    rollback,
 };
 use aiot_iothub::{
     AccuracySummary, ModuleRelease, Release, Ring, SystemModule, SystemModules, TargetRelease, render,
@@ -496,4 +497,146 @@ fn a_saved_plan_fits_one_state_of_the_hub() {
     plant.commit(&release("r1", vec![module("m", "b")]));
     plant.run(&Intent::default());
     assert_ne!(before, of(&mut plant.service));
+}
+
+#[test]
+fn notes_name_what_is_in_the_way() {
+    use aiot_hubsim::sized::{Size, declared, files, finished};
+    use aiot_iothub::rollout::notes;
+    let size = Size {
+        targets: 2,
+        lines: 1,
+        models: 2,
+        devices: 20,
+    };
+    let declared = declared(&files(size, 1).unwrap(), 1).unwrap();
+    let mut service = finished(size, &declared).unwrap();
+    let mut check =
+        |id: &str, content: serde_json::Value, priority: u32, condition: &str, expected: Option<&str>| {
+            service.now_secs += 60;
+            let foreign = HubDeployment {
+                id: id.to_owned(),
+                content: std::sync::Arc::new(json!({ "modulesContent": content })),
+                condition: condition.to_owned(),
+                priority,
+                ..HubDeployment::default()
+            };
+            service.put(&foreign, None).unwrap();
+            let mut hub = Direct {
+                service: &mut service,
+                pacer: None,
+            };
+            let found = notes(&declared, &hub.snapshot().unwrap());
+            match expected {
+                Some(expected) => assert!(found.len() == 1 && found[0].contains(expected), "{id}: {found:?}"),
+                None => assert_eq!(found, Vec::<String>::new(), "{id}"),
+            }
+            service.delete(id, None).unwrap();
+        };
+    let layer = json!({"$edgeAgent": {"properties.desired.modules.model-0-1": {"settings": {"image": "x"}}}});
+    let base = json!({"$edgeAgent": {"properties.desired": {"systemModules": {"edgeAgent": {"settings": {"image": "x"}}}}}});
+    check(
+        "strong-layer",
+        layer.clone(),
+        2_000_000,
+        "tags.kind = 'kind-1'",
+        Some("brings its own model-0-1 on 10 devices"),
+    );
+    check("weak-layer", layer.clone(), 5, "*", None);
+    check("elsewhere", layer, 2_000_000, "tags.kind = 'kind-9'", None);
+    check(
+        "strong-base",
+        base.clone(),
+        999_999,
+        "*",
+        Some("outranks the runtime of 20 devices"),
+    );
+    check("weak-base", base, 1, "*", None);
+}
+
+#[test]
+fn runtimes_without_support_are_named() {
+    use aiot_hubsim::sized::{Size, declared, files, finished};
+    use aiot_iothub::rollout::notes;
+    let size = Size {
+        targets: 1,
+        lines: 1,
+        models: 1,
+        devices: 2,
+    };
+    // The release has 1.6.1 of another registry's `azureiotedge-agent`, which is as good as the original.
+    let declared = declared(&files(size, 1).unwrap(), 1).unwrap();
+    let mut service = finished(size, &declared).unwrap();
+    let mut at = |text: &str| {
+        service.now_secs = aiot_iothub::quiet::time_of_text(text).unwrap();
+        let mut hub = Direct {
+            service: &mut service,
+            pacer: None,
+        };
+        notes(&declared, &hub.snapshot().unwrap())
+    };
+    assert_eq!(at("2028-11-13T00:00:00Z"), Vec::<String>::new());
+    let ended = at("2028-11-15T00:00:00Z");
+    assert_eq!(ended.len(), 2, "agent and hub: {ended:?}");
+    assert!(
+        ended[0].contains("azureiotedge-agent:1.6.1` is not supported any more since 2028-11-14"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn the_fleet_shows_what_is_missing_and_what_is_left() {
+    use aiot_hubsim::sized::{Size, declared, files, finished};
+    use aiot_iothub::rollout::fleet::{Filter, Fleet};
+    let size = Size {
+        targets: 1,
+        lines: 2,
+        models: 1,
+        devices: 2,
+    };
+    let declared = declared(&files(size, 1).unwrap(), 1).unwrap();
+    let mut service = finished(size, &declared).unwrap();
+    // The device of line 0 moves to line 1, and has not heard of it.
+    service.move_device("device-000000", "line", json!("line-1"));
+    let mut rows = |filter: Filter| -> Vec<String> {
+        service.now_secs += 60;
+        let mut hub = Direct {
+            service: &mut service,
+            pacer: None,
+        };
+        let snapshot = hub.snapshot().unwrap();
+        let mut fleet = Fleet::new(&declared, &snapshot.deployments, filter);
+        let mut texts = Vec::new();
+        for device in &snapshot.devices {
+            for row in fleet.rows(device).unwrap() {
+                texts.push(format!("{} {} {}", row.device, row.module, row.state.as_str()));
+            }
+        }
+        texts
+    };
+    let of_device = Filter {
+        device: Some("device-000000".to_owned()),
+        ..Filter::default()
+    };
+    let expected = [
+        "device-000000 edgeAgent good",
+        "device-000000 edgeHub good",
+        "device-000000 model-1-0 waiting",
+        "device-000000 model-0-0 left-over",
+    ];
+    assert_eq!(rows(of_device), expected);
+    let of_model = Filter {
+        model: Some("model-1-0".to_owned()),
+        target: Some("kind-0".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(
+        rows(of_model.clone()),
+        ["device-000000 model-1-0 waiting", "device-000001 model-1-0 good"]
+    );
+    let elsewhere = Filter {
+        target: Some("kind-1".to_owned()),
+        ..of_model
+    };
+    assert_eq!(rows(elsewhere), Vec::<String>::new());
 }

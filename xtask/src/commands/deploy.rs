@@ -96,10 +96,11 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             let mut session = Session::open(paths, hub)?;
             let snapshot = session.snapshot()?;
             let decision = decided(&session, &snapshot, &intent.intent())?;
+            session.try_conditions(&decision.steps)?;
             if let Some(out) = out {
                 save(&session, &snapshot, &intent.intent(), &decision, out)?;
             }
-            Ok(shown(&session, &decision, false, format))
+            Ok(show(&session, &snapshot, &decision, false, format))
         }
         Arguments::Apply { hub, plan, dry_run } => {
             let bytes = std::fs::read(plan)
@@ -122,19 +123,19 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
                 &decision.steps,
             )
             .map_err(BuildError::other)?;
-            obeyed(&mut session, &decision, *dry_run, format)
+            obeyed(&mut session, &snapshot, &decision, *dry_run, format)
         }
         Arguments::Advance { hub, intent, dry_run } => {
             let mut session = Session::open(paths, hub)?;
             let snapshot = session.snapshot()?;
             let decision = decided(&session, &snapshot, &intent.intent())?;
-            obeyed(&mut session, &decision, *dry_run, format)
+            obeyed(&mut session, &snapshot, &decision, *dry_run, format)
         }
         Arguments::Status { hub, watch, every } => loop {
             let mut session = Session::open(paths, hub)?;
             let snapshot = session.snapshot()?;
             let decision = decided(&session, &snapshot, &Intent::default())?;
-            let code = shown(&session, &decision, false, format);
+            let code = show(&session, &snapshot, &decision, false, format);
             let is_quiet = decision
                 .lineages
                 .iter()
@@ -164,7 +165,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
                     session.declared.list().environment
                 )));
             }
-            let code = obeyed(&mut session, &decision, *dry_run, format)?;
+            let code = obeyed(&mut session, &snapshot, &decision, *dry_run, format)?;
             let refused = decision
                 .lineages
                 .iter()
@@ -184,18 +185,9 @@ fn decided(session: &Session, snapshot: &Snapshot, intent: &Intent) -> Result<De
     decide(&session.declared, snapshot, intent).map_err(BuildError::other)
 }
 
-fn shown(session: &Session, decision: &Decision, is_done: bool, format: Format) -> u8 {
-    show(
-        decision,
-        session.hub.client().host(),
-        &session.declared,
-        is_done,
-        format,
-    )
-}
-
 fn obeyed(
     session: &mut Session,
+    snapshot: &Snapshot,
     decision: &Decision,
     dry_run: bool,
     format: Format,
@@ -203,7 +195,7 @@ fn obeyed(
     if !dry_run {
         session.obey(&decision.steps)?;
     }
-    Ok(shown(session, decision, !dry_run, format))
+    Ok(show(session, snapshot, decision, !dry_run, format))
 }
 
 fn print(session: &Session, snapshot: &Snapshot) -> String {

@@ -1,12 +1,13 @@
 //! What the commands that talk to a hub share: flags, the connection, and how decisions are shown.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use aiot_build::BuildError;
 use aiot_build::environment::{CommittedEnvironment, committed};
 use aiot_build::paths::Paths;
 use aiot_hub::{Client, ConnectionString, LiveHub, Options};
-use aiot_iothub::rollout::{Action, Decision, Declared, Hub, Snapshot, Step, Verdict, apply};
+use aiot_iothub::rollout::{Action, Decision, Declared, Hub, Snapshot, Step, Verdict, apply, notes};
 use serde_json::{Value, json};
 
 use crate::output::{Format, table};
@@ -81,6 +82,7 @@ impl Session {
                 .clone()
                 .or_else(|| variable(CA_FILE_VARIABLE).map(PathBuf::from)),
             units,
+            on_pause: Some(|pause| eprintln!("waiting {} s for the hub's throttle", pause.as_secs())),
         };
         let client = Client::new(connection, &options).map_err(BuildError::other)?;
         Ok(Session {
@@ -95,6 +97,41 @@ impl Session {
     /// From the hub, with what to do.
     pub fn snapshot(&mut self) -> Result<Snapshot, BuildError> {
         self.hub.snapshot().map_err(BuildError::other)
+    }
+
+    /// Has the hub try the conditions and metrics of what is to be created, each only once.
+    ///
+    /// # Errors
+    /// What the hub finds wrong, all of it; or from the hub.
+    pub fn try_conditions(&self, steps: &[Step]) -> Result<(), BuildError> {
+        let mut tried = BTreeSet::new();
+        let mut wrong = Vec::new();
+        for step in steps {
+            let Action::Create { deployment } = &step.action else {
+                continue;
+            };
+            // The metrics differ in nothing but the deployment's id.
+            if !tried.insert(deployment.condition.as_str()) {
+                continue;
+            }
+            let found = self
+                .hub
+                .client()
+                .test_queries(&deployment.condition, &deployment.metrics)
+                .map_err(BuildError::other)?;
+            wrong.extend(
+                found
+                    .into_iter()
+                    .map(|(name, why)| format!("{}: {name}: {why}", deployment.id)),
+            );
+        }
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(BuildError::Other(format!(
+                "the hub does not take this: {}",
+                wrong.join("; ")
+            ))),
+        }
     }
 
     /// Makes the steps, and says each one.
@@ -118,10 +155,22 @@ impl Session {
 }
 
 /// What is shown of a decision, and the exit code: 1 where a person must look, 2 where steps are due and not made.
-pub fn show(decision: &Decision, hub: &str, declared: &Declared, is_done: bool, format: Format) -> u8 {
+pub fn show(
+    session: &Session,
+    snapshot: &Snapshot,
+    decision: &Decision,
+    is_done: bool,
+    format: Format,
+) -> u8 {
+    let notes = notes(&session.declared, snapshot);
     match format {
-        Format::Text => print!("{}", text(decision, is_done)),
-        Format::Json => println!("{:#}", data(decision, hub, declared, is_done)),
+        Format::Text => {
+            print!("{}", text(decision, is_done));
+            for note in &notes {
+                println!("note: {note}");
+            }
+        }
+        Format::Json => println!("{:#}", data(session, decision, &notes, is_done)),
     }
     if decision.lineages.iter().any(|one| one.verdict.needs_a_person()) {
         crate::EXIT_ERROR
@@ -200,7 +249,8 @@ fn text(decision: &Decision, is_done: bool) -> String {
     text
 }
 
-fn data(decision: &Decision, hub: &str, declared: &Declared, is_done: bool) -> Value {
+fn data(session: &Session, decision: &Decision, notes: &[String], is_done: bool) -> Value {
+    let (declared, hub) = (&session.declared, session.hub.client().host());
     let steps: Vec<Value> = decision
         .steps
         .iter()
@@ -213,7 +263,7 @@ fn data(decision: &Decision, hub: &str, declared: &Declared, is_done: bool) -> V
         .collect();
     json!({
         "schema": 1, "environment": declared.list().environment, "hub": hub, "commit": declared.commit,
-        "done": is_done, "steps": steps, "lineages": decision.lineages, "used": decision.used,
+        "done": is_done, "steps": steps, "lineages": decision.lineages, "used": decision.used, "notes": notes,
     })
 }
 

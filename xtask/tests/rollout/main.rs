@@ -50,6 +50,10 @@ fn from_a_plan_through_the_rings() {
     assert!(planned.stdout.contains("create prod-"), "{}", planned.stdout);
     plant.xtask(&["deploy", "advance", "--dry-run"]).expect(2);
     assert_eq!(plant.server.simulator().service.peek().count(), 0);
+    assert!(
+        plant.server.simulator().calls["POST configurations"] >= 4,
+        "the hub has tried the conditions"
+    );
 
     plant.xtask(&["deploy", "apply", file, "--dry-run"]).expect(2);
     plant.xtask(&["deploy", "apply", file]).expect(0);

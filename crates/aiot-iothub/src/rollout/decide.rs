@@ -1,101 +1,25 @@
 //! Declared, hub and time → the next steps. One safe step per lineage and run, made for cron.
+//!
+//! `verdict` has what goes in and out, `rules` what forbids or delays a step, `tidy` what is deleted and parked,
+//! `metrics` the queries that a deployment carries.
+
+mod metrics;
+mod rules;
+mod tidy;
+mod verdict;
 
 use std::collections::BTreeMap;
-
-use serde::Serialize;
-use thiserror::Error;
 
 use super::declared::{Declared, Lineage, images, leaves_over};
 use super::health::{Tally, standing};
 use super::labels::Place;
 use super::state::{HubDeployment, Snapshot};
-use super::step::{Action, Step};
 use super::working::{Ours, Working};
 use crate::limits::UsedOf;
 use crate::render::{Deployment, DeploymentKind, FIRST_LAYER_PRIORITY};
 use crate::ring::Ring;
-
-/// What a person says with a run.
-#[derive(Clone, Debug, Default)]
-pub struct Intent {
-    /// Who agrees that releases enter rings that ask for it.
-    pub approve: Option<String>,
-    /// Stopped releases may go on, if their ring is well again.
-    pub resume: bool,
-}
-
-/// What is to be done, and how everything stands.
-#[derive(Clone, Debug)]
-pub struct Decision {
-    /// In the order in which they must be made; cut anywhere, every device still has what it should have.
-    pub steps: Vec<Step>,
-    /// One per declared lineage, in the order of the declarations.
-    pub lineages: Vec<LineageReport>,
-    /// Limits of the hub after the steps.
-    pub used: Vec<UsedOf>,
-}
-
-/// How one lineage stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct LineageReport {
-    /// The lineage.
-    pub lineage: Lineage,
-    /// The declared deployment.
-    pub id: String,
-    /// The last ring that has it; none: not on the hub yet.
-    pub ring: Option<String>,
-    /// Its devices.
-    pub tally: Tally,
-    /// What follows.
-    pub verdict: Verdict,
-}
-
-/// What follows for a lineage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// A step is made: which.
-    Acts(String),
-    /// All rings have it, and it is good.
-    Finished,
-    /// Time has not passed yet, or devices have not reported: what is waited for.
-    Waits(String),
-    /// A person must look: too many devices are in trouble.
-    Stopped(String),
-    /// A person has taken it back, and the declarations still ask for it.
-    RolledBack(String),
-    /// A rule forbids the step: which.
-    Refused(String),
-}
-
-impl Verdict {
-    /// Whether somebody must do something.
-    pub fn needs_a_person(&self) -> bool {
-        matches!(
-            self,
-            Verdict::Stopped(_) | Verdict::RolledBack(_) | Verdict::Refused(_)
-        )
-    }
-}
-
-/// Why nothing can be decided.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Refusal {
-    /// The hub has seen a newer commit.
-    #[error(
-        "the hub has deployment `{id}` of the newer commit {commit}: this checkout is out of date; pull, and run again"
-    )]
-    OutOfDate {
-        /// A deployment that a newer run has made.
-        id: String,
-        /// Its commit.
-        commit: String,
-    },
-    /// A label of ours cannot be read.
-    #[error("{0}")]
-    Labels(String),
-}
+use metrics::metrics;
+pub use verdict::{Decision, Intent, LineageReport, Refusal, Verdict};
 
 /// Decides the next steps.
 ///
@@ -216,60 +140,6 @@ impl<'a> Run<'a> {
         place
     }
 
-    /// Whether a release may enter a ring now.
-    fn may_enter(&self, ring: usize) -> Result<(), Verdict> {
-        let ring = &self.rings()[ring];
-        if ring.approval && self.intent.approve.is_none() {
-            return Err(Verdict::Waits(format!(
-                "approval for ring `{}`: advance with --approve",
-                ring.name
-            )));
-        }
-        self.quiet(ring)
-    }
-
-    fn quiet(&self, ring: &Ring) -> Result<(), Verdict> {
-        match ring
-            .quiet_hours
-            .as_ref()
-            .map(|hours| hours.contains(self.working.now_secs))
-        {
-            None | Some(Ok(false)) => Ok(()),
-            Some(Ok(true)) => Err(Verdict::Waits(format!("ring `{}` has quiet hours", ring.name))),
-            Some(Err(error)) => Err(Verdict::Refused(error.to_string())),
-        }
-    }
-
-    /// The runtime and the models on it never change at the same time.
-    fn alone(&self, deployment: &Deployment) -> Result<(), Verdict> {
-        let siblings = self
-            .working
-            .declared
-            .list()
-            .deployments
-            .iter()
-            .filter(|other| other.target == deployment.target);
-        for other in siblings {
-            let lineage = Lineage::of(other);
-            match (deployment.kind, other.kind) {
-                (DeploymentKind::Layered, DeploymentKind::Base) if !self.settled[&lineage] => {
-                    return Err(Verdict::Waits(format!("the runtime `{}` first", other.id)));
-                }
-                (DeploymentKind::Base, DeploymentKind::Layered) => {
-                    let on_hub = self.working.find(&lineage, &other.id);
-                    let moving = |entry: &Ours| {
-                        entry.place.finished_secs.is_none() && entry.place.rolled_back.is_none()
-                    };
-                    if on_hub.is_some_and(moving) {
-                        return Err(Verdict::Waits(format!("`{}` rolls out first", other.id)));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     fn lineage(&mut self, deployment: &Deployment, snapshot: &Snapshot) -> LineageReport {
         let lineage = Lineage::of(deployment);
         let mut report = LineageReport {
@@ -348,58 +218,6 @@ impl<'a> Run<'a> {
         let why = format!("create for ring `{}`{}", place.ring, self.download(deployment));
         self.working.create(new, place, why.clone());
         Ok(Verdict::Acts(why))
-    }
-
-    /// Old and new images must fit together: the agent pulls all before it removes one.
-    fn fits_on_disk(&self, deployment: &Deployment, place: &Place) -> Result<(), Verdict> {
-        let facts = self
-            .working
-            .declared
-            .list()
-            .targets
-            .iter()
-            .find(|target| target.name == deployment.target);
-        let Some(disk_bytes) = facts.and_then(|facts| facts.disk_bytes) else {
-            return Ok(());
-        };
-        let old = self.working.ours.get(&place.lineage).and_then(|list| list.last());
-        let both = place
-            .size_bytes
-            .saturating_add(old.map_or(0, |old| old.place.size_bytes));
-        if both > disk_bytes {
-            let problem = format!(
-                "old and new images are {} MiB, and the devices have {} MiB for them: they must fit together",
-                both >> 20,
-                disk_bytes >> 20
-            );
-            return Err(Verdict::Refused(problem));
-        }
-        Ok(())
-    }
-
-    /// What a device without any of the images downloads, and how long that takes.
-    fn download(&self, deployment: &Deployment) -> String {
-        let bytes: u64 = deployment.modules.iter().map(|module| module.size_bytes).sum();
-        let facts = self
-            .working
-            .declared
-            .list()
-            .targets
-            .iter()
-            .find(|target| target.name == deployment.target);
-        match facts
-            .and_then(|facts| facts.link_kbit_per_s)
-            .filter(|speed| *speed > 0 && bytes > 0)
-        {
-            Some(speed) => {
-                let minutes = (bytes.saturating_mul(8) / 1000 / speed).div_ceil(60);
-                format!(
-                    ", at most {} MiB or {minutes} minutes per device",
-                    bytes.div_ceil(1 << 20)
-                )
-            }
-            None => String::new(),
-        }
     }
 
     fn on_hub(
@@ -578,185 +396,4 @@ impl<'a> Run<'a> {
             .map_err(Verdict::Refused)?;
         Ok(Verdict::Acts(why))
     }
-
-    /// Deletes what nobody falls back to any more: what was taken back and is not declared, and what lies beneath a
-    /// release that has reached the same ring, unless a device still has a model from there that it should have.
-    fn tidy(&mut self, deployment: &Deployment, lineage: &Lineage) {
-        let list = self.working.ours.get(lineage).cloned().unwrap_or_default();
-        let current = list.iter().position(|entry| entry.deployment.id == deployment.id);
-        // What is newer than the declared release is withdrawn in its own order.
-        let list = &list[..current.map_or(list.len(), |current| current + 1)];
-        let is_fall_back =
-            |(index, entry): &(usize, &Ours)| Some(*index) != current && entry.place.is_fall_back();
-        let fall_back = list
-            .iter()
-            .enumerate()
-            .rfind(is_fall_back)
-            .map(|(index, _)| index);
-        let reach = |entry: &Ours| match entry.place.finished_secs {
-            Some(_) => usize::MAX,
-            None => self.working.declared.ring_index(&entry.place.ring).unwrap_or(0),
-        };
-        let mut gone = Vec::new();
-        for (index, entry) in list.iter().enumerate() {
-            if Some(index) == current || Some(index) == fall_back {
-                continue;
-            }
-            let live = |above: &&Ours| above.place.rolled_back.is_none() && !above.place.parked;
-            let mut above = list[index + 1..].iter().filter(live);
-            if entry.place.rolled_back.is_some() || above.any(|above| reach(above) >= reach(entry)) {
-                gone.push(entry.deployment.id.clone());
-            }
-        }
-        for id in gone {
-            // Where it would strand a device it stays, until a release above brings what it brings.
-            let _ = self.working.delete(lineage, &id, format!("retire `{id}`"));
-        }
-    }
-
-    /// A run that only deletes says its commit on what stays; else a run of an older commit would make it all again.
-    fn leave_a_mark(&mut self) {
-        let deletes = self
-            .working
-            .steps
-            .iter()
-            .any(|step| matches!(step.action, Action::Delete { .. }));
-        let says = |step: &Step| matches!(step.action, Action::Update { .. });
-        if !deletes || self.working.steps.iter().any(says) {
-            return;
-        }
-        let mut all = self.working.ours.values().flatten();
-        let Some(entry) = all.find(|entry| !entry.deployment.etag.is_empty()).cloned() else {
-            return;
-        };
-        if entry.place.sequence < self.working.declared.sequence {
-            let place = self.touched(&entry);
-            let (id, condition) = (&entry.deployment.id, &entry.deployment.condition);
-            let why = "the newer commit was here".to_owned();
-            self.working
-                .update_unchecked(id, condition, entry.deployment.priority, place, why);
-        }
-    }
-
-    /// When everything of a target is through: keeps one fall-back beneath each release, and deletes the rest.
-    fn clean_up(&mut self, reports: &mut [LineageReport]) {
-        if !self.working.steps.is_empty() {
-            return;
-        }
-        let deployments = &self.working.declared.list().deployments;
-        let all_settled = self.settled.values().all(|settled| *settled);
-        for deployment in deployments {
-            let mut siblings = deployments
-                .iter()
-                .filter(|other| other.target == deployment.target);
-            if siblings.all(|other| self.settled[&Lineage::of(other)])
-                && let Err(verdict) = self.clean_up_lineage(deployment)
-                && let Some(report) = reports.iter_mut().find(|report| report.id == deployment.id)
-            {
-                report.verdict = verdict;
-            }
-        }
-        if !all_settled {
-            return;
-        }
-        let undeclared: Vec<(Lineage, String)> = self
-            .working
-            .ours
-            .iter()
-            .filter(|(lineage, _)| self.working.declared.of_lineage(lineage).is_none())
-            .flat_map(|(lineage, list)| {
-                list.iter()
-                    .map(|entry| (lineage.clone(), entry.deployment.id.clone()))
-            })
-            .collect();
-        for (lineage, id) in undeclared {
-            // Nothing of an undeclared lineage is wanted, so nothing can be stranded.
-            let _ = self
-                .working
-                .delete(&lineage, &id, format!("{lineage} is not declared any more"));
-        }
-    }
-
-    fn clean_up_lineage(&mut self, deployment: &Deployment) -> Result<(), Verdict> {
-        let lineage = Lineage::of(deployment);
-        let mut list = self.working.ours.get(&lineage).cloned().unwrap_or_default();
-        let Some(current) = list.pop() else { return Ok(()) };
-        let fall_back = list.iter().rposition(|entry| entry.place.is_fall_back());
-        for (index, entry) in list.iter().enumerate() {
-            let id = &entry.deployment.id;
-            if Some(index) != fall_back {
-                self.working
-                    .delete(&lineage, id, format!("retire `{id}`"))
-                    .map_err(Verdict::Refused)?;
-                continue;
-            }
-            if entry.place.parked {
-                continue;
-            }
-            let rings = self.rings();
-            let mut place = self.touched(entry);
-            let leaves = leaves_over(
-                deployment.kind,
-                &entry.deployment.content,
-                &current.deployment.content,
-            );
-            let (condition, why) = if leaves {
-                place.parked = true;
-                (
-                    "",
-                    format!("park `{id}`: it brings what is not declared any more"),
-                )
-            } else if entry.deployment.condition != current.deployment.condition {
-                (
-                    current.deployment.condition.as_str(),
-                    format!("`{id}` lies beneath the same devices again"),
-                )
-            } else {
-                continue;
-            };
-            self.quiet(&rings[rings.len() - 1])?;
-            let priority = entry.deployment.priority;
-            self.working
-                .update(id, condition, priority, place, why)
-                .map_err(Verdict::Refused)?;
-        }
-        Ok(())
-    }
-}
-
-/// Longest metric query that is written, in bytes.
-const QUERY_LIMIT_BYTES: usize = 4000;
-
-/// Custom metrics of a deployment: devices that run exactly its images, that failed, and that it has not reached.
-fn metrics(id: &str, content: &serde_json::Value) -> BTreeMap<String, String> {
-    let from = "SELECT deviceId FROM devices.modules WHERE moduleId = '$edgeAgent'";
-    let has = format!("configurations.[[{id}]].status = 'Applied'");
-    let system = |name: &str| matches!(name, "edgeAgent" | "edgeHub");
-    let runs: Vec<String> = images(content)
-        .iter()
-        .map(|(name, image)| {
-            let section = if system(name) { "systemModules" } else { "modules" };
-            let module = format!("properties.reported.{section}.[[{name}]]");
-            format!("{module}.settings.image = '{image}' AND {module}.runtimeStatus = 'running'")
-        })
-        .collect();
-    let reached = "properties.desired.$version = properties.reported.lastDesiredVersion";
-    let mut running = format!("{from} AND {has} AND {}", runs.join(" AND "));
-    if runs.is_empty() || running.len() > QUERY_LIMIT_BYTES {
-        running =
-            format!("{from} AND {has} AND {reached} AND properties.reported.lastDesiredStatus.code = 200");
-    }
-    BTreeMap::from([
-        ("running".to_owned(), running),
-        (
-            "failed".to_owned(),
-            format!("{from} AND {has} AND {reached} AND properties.reported.lastDesiredStatus.code != 200"),
-        ),
-        (
-            "silent".to_owned(),
-            format!(
-                "{from} AND {has} AND properties.desired.$version != properties.reported.lastDesiredVersion"
-            ),
-        ),
-    ])
 }

@@ -10,6 +10,7 @@
 //! | [`labels`] | how a deployment's place in the roll-out is written on it |
 //! | [`health`] | a device's report → good, silent or in trouble; counts against thresholds |
 //! | [`mod@decide`] | both → steps |
+//! | [`mod@notes`] | what is in the way and no step repairs |
 //! | [`mod@rollback`] | the steps that bring the previous release back |
 //! | [`step`] | one call to the hub, guarded by ETag |
 //! | [`apply`] | obeys steps; the only code that calls a [`Hub`](apply::Hub) |
@@ -28,6 +29,7 @@ pub mod explain;
 pub mod fleet;
 pub mod health;
 pub mod labels;
+pub mod notes;
 pub mod rollback;
 pub mod saved;
 pub mod state;
@@ -40,6 +42,7 @@ pub use declared::{Declared, DeclaredError, Lineage};
 pub use explain::{Explainer, Explanation, Readable, effective, explain};
 pub use health::{Standing, Tally};
 pub use labels::Place;
+pub use notes::notes;
 pub use rollback::rollback;
 pub use saved::{SavedPlan, SavedPlanError};
 pub use state::{Agent, Device, HubDeployment, ModuleReport, RuntimeStatus, Snapshot};

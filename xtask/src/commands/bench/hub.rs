@@ -37,6 +37,7 @@ fn served(service: Service) -> Result<(Server, LiveHub), BuildError> {
     let options = Options {
         ca_file: Some(ca_file),
         units,
+        on_pause: None,
     };
     let connection = server.connection_string().parse().map_err(BuildError::other)?;
     let client = Client::new(connection, &options).map_err(BuildError::other)?;
