@@ -14,4 +14,5 @@ mod images;
 mod lock;
 mod podman;
 mod push;
+mod quantize;
 mod reproducible;
