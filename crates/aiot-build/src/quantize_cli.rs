@@ -23,6 +23,7 @@ use crate::network::Network;
 use crate::observe::{FileIndex, observe, record_dir};
 use crate::paths::Paths;
 use crate::quantizer::compare::{Closeness, Reference};
+use crate::quantizer::direct::direct;
 use crate::quantizer::judge::Judge;
 use crate::quantizer::record::record;
 use crate::quantizer::samples::Samples;
@@ -36,7 +37,7 @@ const MODEL_LIMIT_BYTES: u64 = 2 << 30;
 pub struct AnyModel {
     /// The float model.
     pub model: PathBuf,
-    /// Folder with one `.npy` per input; `Float16` needs none, but without one nothing is compared.
+    /// Folder with one `.npy` per input; only variants with ranges need it, but without one nothing is compared.
     pub calibration: Option<PathBuf>,
     /// Folder with inputs and `labels.npy`.
     pub evaluation: Option<PathBuf>,
@@ -153,16 +154,16 @@ pub fn any_model(
     let float = read_model(&wanted.model)?;
     let prepared = aiot_onnx::prepare(&float).map_err(BuildError::other)?;
     let Some(calibration) = &wanted.calibration else {
-        if wanted.precision != Precision::Float16 {
+        let Some((variant, nodes)) = direct(&prepared, wanted.precision).map_err(BuildError::other)? else {
             return Err(BuildError::Other(format!(
                 "{} needs --calibration DIR",
                 wanted.precision
             )));
-        }
-        let half = aiot_onnx::to_float16(&prepared).map_err(BuildError::other)?;
-        let rows = [(Precision::Float32, &float), (Precision::Float16, &half)];
-        let rows = rows.map(|(scheme, model)| row(scheme, model, None, None, None));
-        let written = write_model(&wanted.output, &half)?;
+        };
+        let rows = [(Precision::Float32, &float), (wanted.precision, &variant)];
+        let mut rows = rows.map(|(scheme, model)| row(scheme, model, None, None, None));
+        rows[1].float_nodes = in_float(&nodes);
+        let written = write_model(&wanted.output, &variant)?;
         return Ok(Outcome {
             rows: rows.to_vec(),
             written,
@@ -241,7 +242,7 @@ pub fn declared(
         judge: Some(&judge),
     };
     let precisions = match sweep {
-        true => vec![Precision::Int8, Precision::Int8Symmetric, Precision::Float16],
+        true => SWEEP.to_vec(),
         false => model
             .precisions(&workspace)
             .into_iter()
@@ -256,7 +257,12 @@ pub fn declared(
         target_sqnr_db: None,
     };
     let (mut outcome, variants) = bench.run(&precisions, &wishes, events)?;
-    if sweep || outcome.shortfall.is_some() {
+    if sweep {
+        // All are shown; none was asked for.
+        outcome.shortfall = None;
+        return Ok(outcome);
+    }
+    if outcome.shortfall.is_some() {
         return Ok(outcome);
     }
     let facts = observe(paths, &workspace, &mut files)?.facts;
@@ -274,6 +280,16 @@ pub fn declared(
     Ok(outcome)
 }
 
+/// All that a model can become, in the table's order.
+const SWEEP: [Precision; 6] = [
+    Precision::Int8,
+    Precision::Int8Dynamic,
+    Precision::Int8Weights,
+    Precision::Int4Weights,
+    Precision::Int8Symmetric,
+    Precision::Float16,
+];
+
 /// Everything that variants of one model are made and judged with.
 struct Bench<'a> {
     engine: &'a Engine,
@@ -290,10 +306,39 @@ struct Wishes {
     target_sqnr_db: Option<f64>,
 }
 
+impl Wishes {
+    /// What a variant lacks that has no nodes to choose.
+    fn missed(
+        &self,
+        judged: Option<Metric>,
+        float: Option<f64>,
+        metric: Option<f64>,
+        closeness: Closeness,
+    ) -> Option<String> {
+        if let (Some(most), Some(judged), Some(float), Some(metric)) = (self.max_drop, judged, float, metric)
+        {
+            let drop = judged.drop(float, metric);
+            if drop > most {
+                return Some(format!("{judged} drops by {drop:.4}, allowed are {most}"));
+            }
+        }
+        let least = self.target_sqnr_db.filter(|least| closeness.sqnr_db < *least)?;
+        Some(format!("{:.1} dB, wanted are {least}", closeness.sqnr_db))
+    }
+}
+
 struct Variant {
     precision: Precision,
     model: Model,
+    /// What became of the nodes, as far as it is told.
+    nodes: Vec<NodeReport>,
     found: Option<Found>,
+}
+
+/// The nodes that a variant runs in float although it has others.
+fn in_float(nodes: &[NodeReport]) -> Vec<NodeReport> {
+    let is_float = |node: &&NodeReport| matches!(node.outcome, NodeOutcome::Float(_));
+    nodes.iter().filter(is_float).cloned().collect()
 }
 
 impl Bench<'_> {
@@ -341,9 +386,14 @@ impl Bench<'_> {
                 Some(closeness),
                 Some(*latency),
             );
+            row.float_nodes = in_float(&variant.nodes);
+            // Nothing can be searched here, so a missed goal is only told; a sweep shows all.
+            if variant.found.is_none()
+                && let Some(missed) = wishes.missed(judged, float_metric, metric, closeness)
+            {
+                outcome.shortfall = Some(format!("{}: {missed}", variant.precision));
+            }
             if let Some(found) = &variant.found {
-                let is_float = |node: &&NodeReport| matches!(node.outcome, NodeOutcome::Float(_));
-                row.float_nodes = found.report.nodes.iter().filter(is_float).cloned().collect();
                 outcome.steps.push((variant.precision, found.steps.clone()));
                 if let Some(shortfall) = &found.shortfall {
                     outcome.shortfall = Some(format!("{}: {shortfall}", variant.precision));
@@ -369,11 +419,11 @@ impl Bench<'_> {
         wishes: &Wishes,
         float_metric: Option<f64>,
     ) -> Result<Variant, BuildError> {
-        if precision == Precision::Float16 {
-            let model = aiot_onnx::to_float16(self.prepared).map_err(BuildError::other)?;
+        if let Some((model, nodes)) = direct(self.prepared, precision).map_err(BuildError::other)? {
             return Ok(Variant {
                 precision,
                 model,
+                nodes,
                 found: None,
             });
         }
@@ -395,6 +445,7 @@ impl Bench<'_> {
         Ok(Variant {
             precision,
             model: found.model.clone(),
+            nodes: found.report.nodes.clone(),
             found: Some(found),
         })
     }
@@ -515,10 +566,11 @@ fn try_variants(prepared: &Model, inspection: &mut Inspection) {
             Err(error) => inspection.obstacles.push(format!("{precision}: {error}")),
         }
     }
-    match aiot_onnx::to_float16(prepared) {
-        Ok(half) => inspection.sizes.push((Precision::Float16, half.size_bytes())),
-        Err(error) => inspection
-            .obstacles
-            .push(format!("{}: {error}", Precision::Float16)),
+    for precision in SWEEP {
+        match direct(prepared, precision) {
+            Ok(Some((variant, _))) => inspection.sizes.push((precision, variant.size_bytes())),
+            Ok(None) => {}
+            Err(error) => inspection.obstacles.push(format!("{precision}: {error}")),
+        }
     }
 }

@@ -8,6 +8,7 @@
 //!       Model --prepare--> Model, same outputs, normal form
 //!       calibration_tensors + with_outputs --(an engine runs it)--> Ranges
 //!       Model + Ranges --quantize_static--> Model (QDQ) + QuantizeReport
+//!       Model --quantize_dynamic, quantize_weights--> Model + QuantizeReport, without ranges
 //!       Model --to_float16--> Model
 //! ```
 //!
@@ -46,6 +47,7 @@ pub use model::Model;
 pub use prepare::prepare;
 pub use quantize::{
     Activations, ChannelAxis, Granularity, NodeOutcome, NodeReport, QuantizeReport, StaticOptions,
-    calibration_tensors, input_channels, quantize_static, with_outputs,
+    WeightBits, calibration_tensors, input_channels, quantize_dynamic, quantize_static, quantize_weights,
+    with_outputs,
 };
 pub use ranges::{Range, Ranges};

@@ -83,9 +83,20 @@ pub enum Precision {
     Int8,
     /// Static QDQ: s8 symmetric activations and weights, all zero points 0. For TensorRT.
     Int8Symmetric,
+    /// s8 weights of products, recurrent nets and embeddings; activations become u8 when the model runs.
+    Int8Dynamic,
+    /// s8 weights in the file, float32 when the model runs.
+    Int8Weights,
+    /// Matrices in 4 bits by blocks, other weights in 8, float32 arithmetic.
+    Int4Weights,
 }
 
 impl Precision {
+    /// Whether its scales of activations are found by calibration.
+    pub fn needs_ranges(self) -> bool {
+        matches!(self, Precision::Int8 | Precision::Int8Symmetric)
+    }
+
     /// The name in files, labels and tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -93,6 +104,9 @@ impl Precision {
             Precision::Float16 => "float16",
             Precision::Int8 => "int8",
             Precision::Int8Symmetric => "int8-symmetric",
+            Precision::Int8Dynamic => "int8-dynamic",
+            Precision::Int8Weights => "int8-weights",
+            Precision::Int4Weights => "int4-weights",
         }
     }
 }

@@ -107,6 +107,12 @@ pub enum Scheme {
     /// Static int8: u8 activations, s8 weights.
     #[default]
     Int8,
+    /// s8 weights of products, recurrent nets and embeddings; activations are quantized at run time.
+    Int8Dynamic,
+    /// s8 weights in the file, float arithmetic.
+    Int8Weights,
+    /// Matrices in 4 bits by blocks, float arithmetic.
+    Int4Weights,
 }
 
 /// What a model becomes on a GPU.

@@ -340,6 +340,9 @@ impl Model {
             Processor::Cpu => match self.scheme {
                 Scheme::None => Precision::Float32,
                 Scheme::Int8 => Precision::Int8,
+                Scheme::Int8Dynamic => Precision::Int8Dynamic,
+                Scheme::Int8Weights => Precision::Int8Weights,
+                Scheme::Int4Weights => Precision::Int4Weights,
             },
             Processor::Gpu => match self.gpu_scheme {
                 GpuScheme::None => Precision::Float32,

@@ -55,6 +55,12 @@ enum Scheme {
     Int8,
     /// For TensorRT: s8, zero point 0
     Int8Symmetric,
+    /// For processors, without calibration: s8 weights of products, recurrent nets and embeddings
+    Int8Dynamic,
+    /// Small file, float arithmetic: s8 weights
+    Int8Weights,
+    /// Smaller file, float arithmetic: matrices in 4 bits
+    Int4Weights,
     /// For GPUs: half precision
     Float16,
 }
@@ -74,6 +80,9 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
                 precision: match arguments.scheme {
                     Scheme::Int8 => aiot_build::quantize_cli::Precision::Int8,
                     Scheme::Int8Symmetric => aiot_build::quantize_cli::Precision::Int8Symmetric,
+                    Scheme::Int8Dynamic => aiot_build::quantize_cli::Precision::Int8Dynamic,
+                    Scheme::Int8Weights => aiot_build::quantize_cli::Precision::Int8Weights,
+                    Scheme::Int4Weights => aiot_build::quantize_cli::Precision::Int4Weights,
                     Scheme::Float16 => aiot_build::quantize_cli::Precision::Float16,
                 },
                 granularity: match arguments.per_tensor {

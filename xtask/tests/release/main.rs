@@ -14,6 +14,7 @@ mod images;
 mod lock;
 mod podman;
 mod push;
+mod quantize;
 mod reproducible;
 mod supply;
 mod verify;

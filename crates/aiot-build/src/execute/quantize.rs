@@ -14,6 +14,7 @@ use super::Task;
 use crate::error::BuildError;
 use crate::events::Event;
 use crate::quantize_cli::{self, activations};
+use crate::quantizer::direct::direct;
 use crate::quantizer::judge::Judge;
 use crate::quantizer::record;
 use crate::quantizer::samples::Samples;
@@ -81,12 +82,9 @@ impl Task<'_> {
         granularity: Granularity,
     ) -> Result<BTreeMap<String, Output>, BuildError> {
         let prepared = self.prepared()?;
-        let model = match precision {
-            Precision::Float32 => prepared,
-            Precision::Float16 => aiot_onnx::to_float16(&prepared).map_err(|error| self.fail(error))?,
-            Precision::Int8 | Precision::Int8Symmetric => {
-                self.static_int8(&prepared, precision, granularity)?
-            }
+        let model = match direct(&prepared, precision).map_err(|error| self.fail(error))? {
+            Some((model, _)) => model,
+            None => self.static_int8(&prepared, precision, granularity)?,
         };
         Ok(self.one("model", self.put(&model.to_bytes())?))
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`samples`] | calibration inputs, from a declared data set or from `.npy` files |
 //! | [`observe`] | histograms and channel means of a graph's tensors, streaming |
+//! | [`direct`] | variants that need no calibration |
 //! | [`compare`] | outputs against the float model's: signal to noise, agreement, latency |
 //! | [`judge`] | a variant's metric on data that was not calibrated with |
 //! | [`record`] | decisions to and from the calibration record |
@@ -13,6 +14,7 @@
 //! record, so that a rebuild neither runs nor decides anything again.
 
 pub mod compare;
+pub mod direct;
 pub mod judge;
 pub mod observe;
 pub mod record;

@@ -1,4 +1,7 @@
-//! Static 8-bit quantization in QDQ form: the graph keeps its float operators, and pairs of QuantizeLinear and
+//! Quantization of a prepared graph, in three forms: static (this file), dynamic ([`dynamic`]: activations are measured
+//! at run time) and weights only ([`weight_only`]). The two others need no calibration.
+//!
+//! Static 8-bit quantization is in QDQ form: the graph keeps its float operators, and pairs of QuantizeLinear and
 //! DequantizeLinear around them tell the engine which ones to run on integers.
 //!
 //! A valid, accurate QDQ file can still run many times slower than float when the pairs do not stand where the
@@ -7,10 +10,13 @@
 //! graph. All arithmetic is scalar f64 in a fixed order, rounded half to even: the same ranges give the same bytes on
 //! every processor.
 
+mod dynamic;
 mod plan;
+mod rewrite;
 mod roles;
 #[cfg(test)]
 mod tests;
+mod weight_only;
 mod weights;
 mod write;
 
@@ -19,12 +25,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{OnnxError, QuantizeError};
-use crate::graph::{is, node_name};
+use crate::graph::is;
 use crate::model::Model;
 use crate::proto::tensor_proto::DataType;
 use crate::proto::{TypeProto, ValueInfoProto, type_proto};
 use crate::ranges::Ranges;
+pub use dynamic::quantize_dynamic;
 use plan::Plan;
+pub use weight_only::{WeightBits, quantize_weights};
 
 /// How activations are stored, and with them where the pairs stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,15 +241,6 @@ pub fn quantize_static(
     } else {
         prepared.clone()
     };
-    let report_of = |(node, outcome): (&crate::proto::NodeProto, &NodeOutcome)| NodeReport {
-        node: node_name(node).to_owned(),
-        operator: node.op_type().to_owned(),
-        outcome: outcome.clone(),
-    };
-    let report = QuantizeReport {
-        nodes: graph.node.iter().zip(&plan.outcomes).map(report_of).collect(),
-        bytes_before: prepared.size_bytes(),
-        bytes_after: quantized.size_bytes(),
-    };
+    let report = rewrite::report(prepared, &quantized, &plan.outcomes);
     Ok((quantized, report))
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::int_attribute;
+use crate::graph::{int_attribute, node_name};
 use crate::ranges::Range;
 use crate::testing::interpreter::{Value, run};
 use crate::testing::{Builder, listing};

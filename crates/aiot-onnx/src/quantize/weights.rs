@@ -120,6 +120,27 @@ impl Layout {
         }
     }
 
+    /// Rows with a scale each that are only looked up or made float again: no kernel adds them in pairs.
+    pub fn rows(rows: usize, width: usize) -> Layout {
+        Layout {
+            channels: rows,
+            axis: 0,
+            channel_stride: width,
+            offsets: (0..width).collect(),
+            in_pairs: false,
+            inputs_per_group: width.max(1),
+            outputs_per_group: rows.max(1),
+        }
+    }
+
+    /// The weights of a recurrent net, a row a gate: kernels add them up in pairs.
+    pub fn recurrent(gates: usize, width: usize) -> Layout {
+        Layout {
+            in_pairs: true,
+            ..Layout::rows(gates, width)
+        }
+    }
+
     /// A channel's numbers in the order in which kernels add them up.
     fn channel(&self, values: &[f32], channel: usize) -> Vec<f64> {
         self.positions(channel)

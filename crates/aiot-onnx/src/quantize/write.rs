@@ -1,23 +1,21 @@
 //! Assembles the quantized graph that a [`Plan`] describes: pairs behind quantized activations, 8-bit constants with
 //! a DequantizeLinear before the node that takes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::plan::Plan;
+use super::rewrite::assemble;
 use super::roles::clip_bounds;
 use super::weights::{
     Layout, Scale, asymmetric, finite, least_scales, output_shift, quantize_bias, quantize_weight, symmetric,
 };
 use super::{Activations, Granularity, NodeOutcome, StaticOptions};
 use crate::error::{OnnxError, QuantizeError};
-use crate::graph::{Index, Names, captures, int_attribute, is, new_node};
+use crate::graph::{Index, Names, int_attribute, is, new_node};
 use crate::model::Model;
 use crate::proto::{GraphProto, NodeProto, TensorProto};
 use crate::ranges::{Range, Ranges};
 use crate::tensor;
-
-/// The name that quantized files carry as their producer.
-const PRODUCER: &str = "aiot-onnx";
 
 pub(super) fn write(
     prepared: &Model,
@@ -47,35 +45,7 @@ pub(super) fn write(
         writer.add_node(node, outcome)?;
     }
 
-    let (nodes, new_initializers) = (writer.nodes, writer.initializers);
-    let mut proto = prepared.proto().clone();
-    let written = proto.graph.as_mut().expect("a checked model has a graph");
-    written.node = nodes;
-    written.initializer.extend(new_initializers);
-    drop_unread(written);
-    proto.producer_name = Some(PRODUCER.to_owned());
-    proto.producer_version = None;
-    Ok(Model::from_proto(proto)?)
-}
-
-/// Removes float constants that have an 8-bit form now, and what is said about values that are gone.
-fn drop_unread(graph: &mut GraphProto) {
-    let mut read: BTreeSet<&str> = graph
-        .node
-        .iter()
-        .flat_map(|node| &node.input)
-        .map(String::as_str)
-        .collect();
-    read.extend(graph.node.iter().flat_map(captures));
-    read.extend(graph.output.iter().map(|output| output.name()));
-    graph.initializer.retain(|tensor| read.contains(tensor.name()));
-    let made: BTreeSet<&str> = graph
-        .node
-        .iter()
-        .flat_map(|node| &node.output)
-        .map(String::as_str)
-        .collect();
-    graph.value_info.retain(|value| made.contains(value.name()));
+    Ok(assemble(prepared, writer.nodes, writer.initializers)?)
 }
 
 /// The range of a constant, widened to include 0.

@@ -77,7 +77,7 @@ impl Builder<'_> {
         engine: Option<usize>,
     ) -> (Source, usize, Source) {
         let name = &model.name;
-        let is_int8 = matches!(precision, Precision::Int8 | Precision::Int8Symmetric);
+        let is_int8 = precision.needs_ranges();
         let ranges = is_int8.then_some(calibration).flatten();
         // Other variants have no scales: how they are cut must not make these anew.
         let granularity = if is_int8 {
