@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aiot_oci::{
-    Descriptor, Digest, PushEvent, PushOptions, PushReceipt, Reference, RegistryClient, Repository, Store,
-    image,
+    Artifact, Descriptor, Digest, PushEvent, PushOptions, PushReceipt, Reference, RegistryClient, Repository,
+    Store, image,
 };
 use serde::Serialize;
 
@@ -31,6 +31,8 @@ pub struct PushItem {
     pub tag: Option<String>,
     /// Manifest or index.
     pub descriptor: Descriptor,
+    /// What is attached to it.
+    pub artifacts: Vec<Artifact>,
 }
 
 /// How to push.
@@ -66,6 +68,8 @@ pub struct PushRow {
     pub sent_bytes: u64,
     /// Manifests and indexes sent; in a dry run those that would be.
     pub manifests_sent: usize,
+    /// Bills of materials, provenance and signatures attached anew.
+    pub artifacts_sent: usize,
 }
 
 /// What a push did, or would do.
@@ -81,11 +85,11 @@ pub struct PushReport {
 ///
 /// An image of ours goes where a release pushes it: `<model>:<version>` and `<model>:<version>-<target>`. Of others,
 /// a name with a colon or slash is a reference whose registry is left out, any other name is a tag of the prefix
-/// itself, and an entry without name goes by its digest.
+/// itself, and an entry without name goes by its digest. What `supply_chain` says about an image is attached to it.
 ///
 /// # Errors
 /// When the folder is no layout, or a document in it cannot be read.
-pub fn layout_items(dir: &Path) -> Result<(Store, Vec<PushItem>), BuildError> {
+pub fn layout_items(dir: &Path, supply_chain: &Path) -> Result<(Store, Vec<PushItem>), BuildError> {
     let entries = aiot_oci::read_layout(dir).map_err(BuildError::other)?;
     let store = Store::open_read_only(dir).map_err(BuildError::other)?;
     let mut items = Vec::new();
@@ -100,6 +104,7 @@ pub fn layout_items(dir: &Path) -> Result<(Store, Vec<PushItem>), BuildError> {
         items.push(PushItem {
             repository,
             tag,
+            artifacts: crate::supply::artifacts(supply_chain, &name, &descriptor.digest)?,
             descriptor,
         });
     }
@@ -155,6 +160,7 @@ impl Placed<'_> {
             blobs_sent: receipt.blobs_uploaded,
             sent_bytes: receipt.uploaded_bytes,
             manifests_sent: receipt.manifests_uploaded,
+            artifacts_sent: 0,
         }
     }
 }
@@ -306,6 +312,7 @@ fn survey(
             blobs_sent: found.blobs_missing,
             sent_bytes: found.missing_bytes,
             manifests_sent: found.manifests_missing,
+            artifacts_sent: 0,
         });
     }
     Ok(())
@@ -360,11 +367,29 @@ fn send(
             total_bytes,
         });
     };
+    let scratch = tempfile::tempdir().map_err(BuildError::other)?;
+    let documents = Store::create(scratch.path()).map_err(BuildError::other)?;
     for placed in remaining {
         let (descriptor, tag) = (&placed.item.descriptor, placed.item.tag.as_deref());
+        let mut artifacts_sent = 0;
         let receipt = network
             .block_on(async {
-                let mut pushing = std::pin::pin!(client.push(store, descriptor, &placed.to, tag, &options));
+                let artifacts_sent = &mut artifacts_sent;
+                let mut pushing = std::pin::pin!(async {
+                    let mut receipt = PushReceipt::default();
+                    // The image, what is said about it, and only then its name.
+                    if !placed.item.artifacts.is_empty() {
+                        receipt += &client.push(store, descriptor, &placed.to, None, &options).await?;
+                    }
+                    for artifact in &placed.item.artifacts {
+                        let sent = client
+                            .attach(&documents, &placed.to, descriptor, artifact, &options)
+                            .await?;
+                        *artifacts_sent += sent.manifests_uploaded;
+                    }
+                    receipt += &client.push(store, descriptor, &placed.to, tag, &options).await?;
+                    Ok(receipt)
+                });
                 loop {
                     if let Ok(result) = tokio::time::timeout(TICK, &mut pushing).await {
                         break result;
@@ -372,7 +397,7 @@ fn send(
                     tell();
                 }
             })
-            .map_err(|error| match error {
+            .map_err(|error: aiot_oci::RegistryError| match error {
                 aiot_oci::RegistryError::TagExists { .. } => BuildError::Other(format!(
                     "{error}: raise the model's version, or move the tag with --move-tags"
                 )),
@@ -380,7 +405,7 @@ fn send(
             })?;
         tell();
         *total += &receipt;
-        let up_to_date = receipt == PushReceipt::default();
+        let up_to_date = receipt == PushReceipt::default() && artifacts_sent == 0;
         if !up_to_date {
             events(Event::Note(format!(
                 "pushed {} ({} blobs sent, {} there)",
@@ -389,7 +414,10 @@ fn send(
                 receipt.blobs_present + receipt.blobs_mounted
             )));
         }
-        rows[placed.position] = Some(placed.row(&receipt, up_to_date));
+        rows[placed.position] = Some(PushRow {
+            artifacts_sent,
+            ..placed.row(&receipt, up_to_date)
+        });
     }
     Ok(())
 }

@@ -543,6 +543,11 @@ fn push_all(
         items.push(PushItem {
             repository: model.to_string(),
             tag: Some(format!("{version}-{target}")),
+            artifacts: crate::supply::artifacts(
+                &paths.supply_chain(),
+                &format!("{model}-{version}-{target}"),
+                &outcome.outputs[node]["manifest"].digest,
+            )?,
             descriptor: descriptor(&outcome.outputs[node]["manifest"]),
         });
     }
@@ -551,6 +556,7 @@ fn push_all(
             repository: model.to_string(),
             tag: Some(planned.workspace.models[model].version.clone()),
             descriptor: descriptor(&outcome.outputs[node]["index"]),
+            artifacts: Vec::new(),
         });
     }
     let settings = PushSettings {

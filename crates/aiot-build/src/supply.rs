@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use aiot_oci::layer::visit_layer;
-use aiot_oci::{Digest, LayerLimits};
+use aiot_oci::{Artifact, Digest, LayerLimits};
 use aiot_package::Precision;
 use aiot_plan::action::Action;
 use aiot_plan::lock::{LockedPackage, LockedWheel};
@@ -18,7 +18,7 @@ use aiot_plan::plan::{Plan, Source};
 use aiot_plan::records::Calibration;
 use aiot_supply::{
     BomInput, ProvenanceInput, Signer, SourceCommit, SystemPackage, bill_of_materials, crates_of_lock,
-    image_statement, provenance,
+    image_statement, provenance, signature,
 };
 
 use crate::error::{BuildError, io};
@@ -40,6 +40,8 @@ pub const BOM_FILE: &str = "bom.cdx.json";
 pub const PROVENANCE_FILE: &str = "provenance.intoto.json";
 /// File with the signature over image, bill and provenance.
 pub const SIGNATURE_FILE: &str = "signature.sigstore.json";
+/// The media type of a bill of materials.
+const BOM_TYPE: &str = "application/vnd.cyclonedx+json";
 /// The longest key file and copyright file that is read.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 
@@ -154,6 +156,45 @@ pub fn write(
     }
     remove_others(&root, &wanted)?;
     Ok(written)
+}
+
+/// What a release said about an image of the layout, to be attached to it; nothing where it spoke of another digest.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn artifacts(root: &Path, name: &str, image: &Digest) -> Result<Vec<Artifact>, BuildError> {
+    let dir = root.join(name);
+    let mut found = Vec::new();
+    // A name is no path: entries of other layouts may hold anything.
+    if name.is_empty() || name.contains('/') || name.starts_with('.') || !dir.is_dir() {
+        return Ok(found);
+    }
+    for (file, artifact_type) in [
+        (PROVENANCE_FILE, signature::PAYLOAD_TYPE),
+        (BOM_FILE, BOM_TYPE),
+        (SIGNATURE_FILE, signature::BUNDLE_TYPE),
+    ] {
+        let path = dir.join(file);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(io("read", &path)(error)),
+        };
+        found.push(Artifact {
+            artifact_type: artifact_type.to_owned(),
+            title: file.to_owned(),
+            bytes,
+        });
+    }
+    let about = found.first().and_then(|provenance| {
+        let json: serde_json::Value = serde_json::from_slice(&provenance.bytes).ok()?;
+        json["subject"][0]["digest"]["sha256"].as_str().map(str::to_owned)
+    });
+    Ok(if about == Some(image.hex()) {
+        found
+    } else {
+        Vec::new()
+    })
 }
 
 /// What an image is made of, by the actions before it.

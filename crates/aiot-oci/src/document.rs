@@ -271,6 +271,9 @@ pub struct Descriptor {
         deserialize_with = "null_is_empty"
     )]
     pub annotations: BTreeMap<String, String>,
+    /// In a list of referrers: what the artifact is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
 }
 
 impl Descriptor {
@@ -282,6 +285,7 @@ impl Descriptor {
             size,
             platform: None,
             annotations: BTreeMap::new(),
+            artifact_type: None,
         }
     }
 }

@@ -47,7 +47,7 @@ pub use layer::{
 pub use layout::{LayoutError, LayoutReport, read_layout, write_layout};
 pub use reference::{Reference, ReferenceError, Repository};
 pub use registry::{
-    BlobDelivery, ClientOptions, Credentials, CredentialsError, PullLayers, PulledImage, PushEvent,
+    Artifact, BlobDelivery, ClientOptions, Credentials, CredentialsError, PullLayers, PulledImage, PushEvent,
     PushListener, PushOptions, PushReceipt, PushSurvey, RegistryClient, RegistryError, ResolvedReference,
     Retry, RetryPolicy,
 };

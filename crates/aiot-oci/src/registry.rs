@@ -17,6 +17,7 @@ mod http;
 mod pace;
 mod pull;
 mod push;
+mod referrers;
 mod survey;
 mod upload;
 
@@ -34,6 +35,7 @@ use crate::store::StoreError;
 pub use credentials::{Credentials, CredentialsError};
 pub use pull::{PullLayers, PulledImage, ResolvedReference};
 pub use push::{BlobDelivery, PushEvent, PushListener, PushOptions, PushReceipt};
+pub use referrers::Artifact;
 pub use survey::PushSurvey;
 
 /// How a client behaves.
@@ -247,6 +249,8 @@ struct Inner {
     /// Registry → length of the pieces in which it wants blobs.
     chunk_bytes: Mutex<BTreeMap<String, u64>>,
     paces: Mutex<pace::Paces>,
+    /// Registry → whether it lists referrers.
+    keeps_referrers: Mutex<BTreeMap<String, bool>>,
 }
 
 impl std::fmt::Debug for RegistryClient {
@@ -265,6 +269,7 @@ impl RegistryClient {
             inner: Arc::new(Inner {
                 chunk_bytes: Mutex::new(known.map(|(name, chunk)| (name.clone(), *chunk)).collect()),
                 paces: Mutex::default(),
+                keeps_referrers: Mutex::default(),
                 options,
                 plain: OnceLock::new(),
                 secure: OnceLock::new(),

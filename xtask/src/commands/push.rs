@@ -30,7 +30,7 @@ pub struct Arguments {
 /// Pushes, and prints what was sent.
 pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
     let layout = arguments.layout.clone().unwrap_or_else(|| paths.images());
-    let (store, items) = layout_items(&layout)?;
+    let (store, items) = layout_items(&layout, &paths.supply_chain())?;
     let network = Network::new()?;
     let progress = Progress::new();
     let habits = paths.registries();
@@ -85,6 +85,7 @@ fn print(report: &PushReport, dry_run: bool) {
                 row.blobs_sent.to_string(),
                 row.blobs_mounted.to_string(),
                 row.blobs_present.to_string(),
+                row.artifacts_sent.to_string(),
                 state,
             ]
         })
@@ -99,6 +100,7 @@ fn print(report: &PushReport, dry_run: bool) {
                 "blobs sent>",
                 "mounted>",
                 "there>",
+                "attached>",
                 "state"
             ],
             &rows

@@ -86,6 +86,19 @@ fn a_registry_has_what_the_manifests_name() {
         );
     }
 
+    // Bill of materials and provenance hang on each image, by the tag that old registries need.
+    for name in &names {
+        let (repository, digest) = name.split_once("@sha256:").unwrap();
+        let mut command = Command::new("skopeo");
+        command.args(["inspect", "--raw", "--tls-verify=false"]);
+        command.arg(format!("docker://{repository}:sha256-{digest}"));
+        let list = run(&mut command).expect(0).stdout;
+        assert!(
+            list.contains("application/vnd.cyclonedx+json") && list.contains("application/vnd.in-toto+json"),
+            "{list}"
+        );
+    }
+
     let second = push();
     assert!(
         second.stdout.contains(&format!("pushed {prefix}: 0 blobs sent")),

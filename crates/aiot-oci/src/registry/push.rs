@@ -294,7 +294,7 @@ impl RegistryClient {
         Ok(())
     }
 
-    async fn push_blobs(
+    pub(super) async fn push_blobs(
         &self,
         store: &Store,
         access: &Access,
@@ -376,7 +376,7 @@ impl RegistryClient {
         Ok(how)
     }
 
-    async fn put_manifest(
+    pub(super) async fn put_manifest(
         &self,
         store: &Store,
         access: &Access,

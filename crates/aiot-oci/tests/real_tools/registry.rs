@@ -319,3 +319,78 @@ fn user_and_password_are_asked_for_and_never_shown() {
     fs::write(&config, text).unwrap();
     push(Credentials::from_files(&[config]).unwrap()).unwrap();
 }
+
+#[test]
+fn artifacts_are_attached_and_listed_under_a_tag_where_the_registry_keeps_no_list() {
+    if !have(&["docker-registry"]) {
+        return;
+    }
+    let place = Workplace::new();
+    let registry = Registry::start(place.path(), "");
+    let (_, arm, amd64) = place.index();
+    let repository = registry.repository("m");
+    let options = PushOptions::default();
+    for image in [&arm, &amd64] {
+        block_on(client().push(&place.store, image, &repository, None, &options)).unwrap();
+    }
+    let artifact = |kind: &str, text: &str| aiot_oci::Artifact {
+        artifact_type: format!("application/{kind}"),
+        title: format!("{kind}.json"),
+        bytes: text.as_bytes().to_vec(),
+    };
+    let (bom, signature) = (artifact("bom", "{1}"), artifact("signature", "{2}"));
+    let attach = |image, artifact| {
+        block_on(client().attach(&place.store, &repository, image, artifact, &options)).unwrap()
+    };
+    assert_eq!(attach(&arm, &bom).manifests_uploaded, 1);
+    assert_eq!(attach(&arm, &signature).manifests_uploaded, 1);
+    assert_eq!(attach(&amd64, &bom).blobs_uploaded, 0, "its blobs are there");
+    // Again: nothing sent.
+    let writes = || {
+        registry
+            .requests()
+            .iter()
+            .filter(|line| line.starts_with('P'))
+            .count()
+    };
+    let before = writes();
+    assert_eq!(attach(&arm, &bom), aiot_oci::PushReceipt::default());
+    assert_eq!(writes(), before);
+
+    let list = |image: &aiot_oci::Descriptor| {
+        let found = block_on(client().referrers(&repository, &image.digest)).unwrap();
+        let mut kinds: Vec<String> = found
+            .into_iter()
+            .map(|found| found.artifact_type.unwrap())
+            .collect();
+        kinds.sort();
+        kinds
+    };
+    assert_eq!(list(&arm), ["application/bom", "application/signature"]);
+    assert_eq!(list(&amd64), ["application/bom"]);
+    let other = aiot_oci::Digest::of(b"other");
+    assert_eq!(block_on(client().referrers(&repository, &other)).unwrap(), []);
+
+    // The manifest names the image, and the blob is what was attached.
+    let found = block_on(client().referrers(&repository, &amd64.digest)).unwrap();
+    let back = Store::create(&place.path().join("back")).unwrap();
+    block_on(client().pull_blob(
+        &back,
+        &repository,
+        &aiot_oci::Descriptor::new(
+            aiot_oci::MediaType::Other(String::new()),
+            aiot_oci::Digest::of(b"{1}"),
+            3,
+        ),
+    ))
+    .unwrap();
+    let text = place.store.read_verified(&found[0].digest, 1 << 20).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.contains(&format!(
+            "\"subject\":{{\"mediaType\":\"{}\",\"digest\":\"{}\"",
+            amd64.media_type, amd64.digest
+        )),
+        "{text}"
+    );
+}

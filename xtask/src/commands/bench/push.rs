@@ -99,6 +99,7 @@ impl Side {
             repository: IMAGE.to_owned(),
             tag: Some("latest".to_owned()),
             descriptor: baked.image.clone(),
+            artifacts: Vec::new(),
         }];
         let repository = format!("bench/{IMAGE}");
         let once = |is_again: bool| match self {
