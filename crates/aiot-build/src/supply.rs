@@ -20,7 +20,9 @@ use aiot_supply::{
     BomInput, ProvenanceInput, Signer, SourceCommit, SystemPackage, bill_of_materials, crates_of_lock,
     image_statement, provenance, signature,
 };
+use serde::{Deserialize, Serialize};
 
+use crate::cache::FileState;
 use crate::error::{BuildError, io};
 use crate::execute::Outcome;
 use crate::paths::Paths;
@@ -92,6 +94,16 @@ pub fn write(
     } else {
         builder.as_str()
     };
+    let key = signer.map(|signer| signer.verifier().to_pem());
+    let from = made_from(planned, outcome, lock, &format!("{source:?} {builder} {key:?}"));
+    let known_path = paths.state.join("supply-chain.json");
+    // A list that cannot be read costs a second writing, nothing more.
+    let known: Option<Statements> = std::fs::read(&known_path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if known.is_some_and(|known| known.from == from && known.are_there(&root)) {
+        return Ok(Vec::new());
+    }
     let mut licences = BTreeMap::new();
     let (mut written, mut wanted) = (Vec::new(), BTreeSet::new());
     for ((model, target), &node) in &planned.plan.images {
@@ -155,7 +167,49 @@ pub fn write(
         }
     }
     remove_others(&root, &wanted)?;
+    let statements = Statements::of(from, &root, &wanted);
+    let bytes = serde_json::to_vec(&statements).expect("plain data");
+    write_if_changed(&known_path, &bytes)?;
     Ok(written)
+}
+
+/// What was written, from what, and the state of the files then: a release with nothing to do reads none of them.
+#[derive(Serialize, Deserialize)]
+struct Statements {
+    from: Digest,
+    /// By path below the folder.
+    files: BTreeMap<PathBuf, FileState>,
+}
+
+impl Statements {
+    fn of(from: Digest, root: &Path, paths: &BTreeSet<PathBuf>) -> Statements {
+        let state = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((path.strip_prefix(root).ok()?.to_owned(), FileState::of(&metadata)))
+        };
+        Statements {
+            from,
+            files: paths.iter().filter_map(state).collect(),
+        }
+    }
+
+    fn are_there(&self, root: &Path) -> bool {
+        self.files.iter().all(|(path, state)| {
+            std::fs::metadata(root.join(path)).is_ok_and(|metadata| FileState::of(&metadata) == *state)
+        })
+    }
+}
+
+/// A digest over all that statements are made from; `rest` is what the plan does not know.
+fn made_from(planned: &Planned, outcome: &Outcome, lock: &[u8], rest: &str) -> Digest {
+    let Planned {
+        workspace,
+        observation,
+        ..
+    } = planned;
+    let (facts, outputs, lock) = (&observation.facts, &outcome.outputs, Digest::of(lock));
+    let code = env!("CODE_aiot_supply");
+    Digest::of(format!("{workspace:?}{facts:?}{outputs:?}{lock}{rest}{code}").as_bytes())
 }
 
 /// What a release said about an image of the layout, to be attached to it; nothing where it spoke of another digest.
