@@ -7,7 +7,7 @@ use aiot_build::BuildError;
 use aiot_build::paths::Paths;
 use aiot_iothub::rollout::{Decision, Intent, SavedPlan, Snapshot, decide, fingerprint, rollback};
 
-use super::session::{HubArguments, Session, show};
+use super::session::{ConnectionArguments, HubArguments, Session, show};
 use crate::output::Format;
 
 /// What to do.
@@ -25,10 +25,13 @@ pub enum Arguments {
     },
     /// Do exactly what a saved plan says; refused when the hub has moved since
     Apply {
-        #[command(flatten)]
-        hub: HubArguments,
-        /// The file that `deploy plan --out` has written
+        /// The file that `deploy plan --out` has written; it names the environment
         plan: PathBuf,
+        /// Refuse a plan for another environment
+        #[arg(long, value_name = "NAME")]
+        environment: Option<String>,
+        #[command(flatten)]
+        connection: ConnectionArguments,
         /// Only look whether the plan still holds
         #[arg(long)]
         dry_run: bool,
@@ -102,18 +105,22 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             }
             Ok(show(&session, &snapshot, &decision, false, format))
         }
-        Arguments::Apply { hub, plan, dry_run } => {
+        Arguments::Apply {
+            plan,
+            environment,
+            connection,
+            dry_run,
+        } => {
             let bytes = std::fs::read(plan)
                 .map_err(|error| BuildError::Other(format!("cannot read {}: {error}", plan.display())))?;
             let plan = SavedPlan::parse(&bytes).map_err(BuildError::other)?;
-            let mut session = Session::open(paths, hub)?;
-            let environment = &session.declared.list().environment;
-            if plan.environment != *environment {
+            if let Some(environment) = environment.as_ref().filter(|name| **name != plan.environment) {
                 return Err(BuildError::Other(format!(
                     "the plan is for environment {}, not for {environment}",
                     plan.environment
                 )));
             }
+            let mut session = Session::open_for(paths, &plan.environment, connection)?;
             let snapshot = session.snapshot()?;
             let decision = decided(&session, &snapshot, &plan.intent())?;
             plan.check(

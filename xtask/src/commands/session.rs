@@ -23,6 +23,13 @@ pub struct HubArguments {
     /// Environment: deployments/<NAME>.toml
     #[arg(long, value_name = "NAME")]
     environment: String,
+    #[command(flatten)]
+    connection: ConnectionArguments,
+}
+
+/// How to reach a hub.
+#[derive(clap::Args)]
+pub struct ConnectionArguments {
     /// File with the hub's connection string [default: AIOT_HUB_CONNECTION_STRING, else AIOT_HUB_CONNECTION_FILE]
     #[arg(long, value_name = "FILE")]
     connection_file: Option<PathBuf>,
@@ -51,8 +58,20 @@ impl Session {
     /// # Errors
     /// The environment, the connection string, or a hub that is not the environment's.
     pub fn open(paths: &Paths, arguments: &HubArguments) -> Result<Session, BuildError> {
+        Session::open_for(paths, &arguments.environment, &arguments.connection)
+    }
+
+    /// As [`Session::open`], for an environment that a plan names.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open_for(
+        paths: &Paths,
+        environment: &str,
+        arguments: &ConnectionArguments,
+    ) -> Result<Session, BuildError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let CommittedEnvironment { hub, declared } = committed(paths, &arguments.environment)?;
+        let CommittedEnvironment { hub, declared } = committed(paths, environment)?;
         let connection = ConnectionString::find(arguments.connection_file.as_deref(), &variable)
             .map_err(BuildError::other)?;
         match &hub {
@@ -62,8 +81,8 @@ impl Session {
             ),
             Some(hub) if !hub.eq_ignore_ascii_case(connection.host()) => {
                 return Err(BuildError::Other(format!(
-                    "deployments/{}.toml names hub {hub}, and the connection string is of {}: use the one of {hub}",
-                    arguments.environment,
+                    "deployments/{environment}.toml names hub {hub}, and the connection string is of {}: use the one \
+                     of {hub}",
                     connection.authority()
                 )));
             }

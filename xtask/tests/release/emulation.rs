@@ -21,8 +21,10 @@ const SAMPLES: usize = 24;
 fn bound(precision: Precision) -> f32 {
     match precision {
         Precision::Int8 => 0.0,
-        Precision::Float32 | Precision::Int8Symmetric => 1e-3,
-        Precision::Float16 => 2e-2,
+        Precision::Float32 | Precision::Int8Symmetric | Precision::Int8Weights | Precision::Int4Weights => {
+            1e-3
+        }
+        Precision::Float16 | Precision::Int8Dynamic => 2e-2,
     }
 }
 

@@ -55,7 +55,11 @@ fn unpack(model: &Model, outputs: usize, inputs: usize) -> Vec<f32> {
     let blocks = inputs.div_ceil(BLOCK);
     let number = |output: usize, input: usize| {
         let byte = bytes[(output * blocks * BLOCK + input) / 2];
-        let half = if input % 2 == 0 { byte & 15 } else { byte >> 4 };
+        let half = if input.is_multiple_of(2) {
+            byte & 15
+        } else {
+            byte >> 4
+        };
         (f32::from(half) - 8.0) * scales[output * blocks + input / BLOCK]
     };
     (0..outputs * inputs)
