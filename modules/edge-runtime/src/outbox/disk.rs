@@ -50,7 +50,14 @@ pub(super) struct DiskQueue {
     segment_bytes: u64,
     dropped: u64,
     dirty: bool,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DiskQueue {
+    fn drop(&mut self) {
+        // Said and not left to the closing: a child process that is about to start may hold the file open too.
+        let _ = self.lock.unlock();
+    }
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> QueueError + '_ {
@@ -164,7 +171,7 @@ impl DiskQueue {
             segment_bytes: (max_bytes / 8).clamp(16 << 10, 4 << 20),
             dropped,
             dirty: false,
-            _lock: lock,
+            lock,
         };
         queue.remove_confirmed()?;
         if queue.depth() > 0 {
