@@ -35,7 +35,7 @@ pub fn committed(paths: &Paths, name: &str) -> Result<CommittedEnvironment, Buil
         .values()
         .find(|one| one.name.as_str() == name);
     let hub = found.ok_or_else(|| unknown(&workspace, name))?.hub.clone();
-    let changed = git(
+    let changed = git_text(
         paths,
         &["status", "--porcelain", "--untracked-files=all", "--", &folder],
     )?;
@@ -45,16 +45,16 @@ pub fn committed(paths: &Paths, name: &str) -> Result<CommittedEnvironment, Buil
             first.trim()
         )));
     }
-    if git(paths, &["rev-parse", "--is-shallow-repository"])?.trim() == "true" {
+    if git_text(paths, &["rev-parse", "--is-shallow-repository"])?.trim() == "true" {
         return Err(BuildError::Other(
             "this checkout has only a part of the history, so its place in it is not known: fetch all of it \
              (`git fetch --unshallow`; in CI, `fetch-depth: 0`)"
                 .to_owned(),
         ));
     }
-    let sequence = git(paths, &["rev-list", "--count", "HEAD"])?;
+    let sequence = git_text(paths, &["rev-list", "--count", "HEAD"])?;
     let sequence = sequence.trim().parse().map_err(BuildError::other)?;
-    let commit = git(paths, &["rev-parse", "--short=12", "HEAD"])?;
+    let commit = git_text(paths, &["rev-parse", "--short=12", "HEAD"])?;
     generated(paths, name, sequence, commit.trim()).map(|declared| CommittedEnvironment { hub, declared })
 }
 
@@ -123,7 +123,11 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, BuildError> {
     Ok(bytes)
 }
 
-fn git(paths: &Paths, arguments: &[&str]) -> Result<String, BuildError> {
+/// What git says in a workspace.
+///
+/// # Errors
+/// When it cannot be run, or says no.
+pub fn git(paths: &Paths, arguments: &[&str]) -> Result<Vec<u8>, BuildError> {
     let output = Command::new("git")
         .arg("-C")
         .arg(&paths.root)
@@ -131,7 +135,7 @@ fn git(paths: &Paths, arguments: &[&str]) -> Result<String, BuildError> {
         .output()
         .map_err(|error| BuildError::Other(format!("git cannot be run: {error}; it must be on the PATH")))?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        return Ok(output.stdout);
     }
     let reason = String::from_utf8_lossy(&output.stderr);
     Err(BuildError::Other(format!(
@@ -139,4 +143,8 @@ fn git(paths: &Paths, arguments: &[&str]) -> Result<String, BuildError> {
         arguments.join(" "),
         reason.trim()
     )))
+}
+
+fn git_text(paths: &Paths, arguments: &[&str]) -> Result<String, BuildError> {
+    Ok(String::from_utf8_lossy(&git(paths, arguments)?).into_owned())
 }

@@ -96,9 +96,9 @@ pub struct Outcome {
 /// When it is neither in the store nor to be had.
 pub fn host_engine(paths: &Paths, network: Option<&Network>, events: Sink<'_>) -> Result<Engine, BuildError> {
     let request = tools::host_engine(std::env::consts::ARCH);
-    let locked = |lock: &Lock| lock.wheel(&request.package, &request.platform).cloned();
+    let locked = |lock: &Lock| lock.requested_wheel(&request).cloned();
     let mut lock = lockfile::read(paths)?;
-    if locked(&lock).is_none_or(|wheel| wheel.version != request.version) {
+    if locked(&lock).is_none() {
         let network = network.ok_or_else(|| {
             BuildError::Other(format!("--offline, but aiot.lock has no {}", request.package))
         })?;

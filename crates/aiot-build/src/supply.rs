@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use aiot_oci::layer::visit_layer;
@@ -23,8 +22,10 @@ use aiot_supply::{
 use serde::{Deserialize, Serialize};
 
 use crate::cache::FileState;
+use crate::environment::git;
 use crate::error::{BuildError, io};
 use crate::execute::Outcome;
+use crate::lockfile::write_if_changed;
 use crate::paths::Paths;
 use crate::records::Measurements;
 use crate::registry::descriptor;
@@ -87,7 +88,7 @@ pub fn write(
     signer: Option<&Signer>,
 ) -> Result<Vec<PathBuf>, BuildError> {
     let root = paths.supply_chain();
-    let source = source_commit(&paths.root);
+    let source = source_commit(paths);
     let builder = std::env::var(BUILDER_VARIABLE).unwrap_or_default();
     let builder = if builder.is_empty() {
         LOCAL_BUILDER
@@ -435,13 +436,10 @@ fn read_licences(
 }
 
 /// The commit of a workspace; `None` where it is no git repository or git is missing.
-fn source_commit(root: &Path) -> Option<SourceCommit> {
+fn source_commit(paths: &Paths) -> Option<SourceCommit> {
     let git = |arguments: &[&str]| {
-        let mut command = Command::new("git");
-        command.arg("-C").arg(root).args(arguments).stdin(Stdio::null());
-        let output = command.output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
+        let text = String::from_utf8(git(paths, arguments).ok()?).ok()?;
+        Some(text.trim().to_owned())
     };
     let commit = git(&["rev-parse", "--verify", "HEAD"])?;
     Some(SourceCommit {
@@ -465,19 +463,6 @@ fn public_address(url: &str) -> Option<String> {
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     let path = path.split(['?', '#']).next().unwrap_or_default();
     Some(format!("{scheme}://{host}/{path}"))
-}
-
-fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool, BuildError> {
-    if std::fs::read(path).is_ok_and(|present| present == bytes) {
-        return Ok(false);
-    }
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir).map_err(io("create", dir))?;
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io("create a file in", dir))?;
-    std::io::Write::write_all(&mut file, bytes).map_err(io("write", path))?;
-    file.persist(path)
-        .map_err(|error| io("write", path)(error.error))?;
-    Ok(true)
 }
 
 /// Removes what earlier releases said about images that are no more, or said with a key that is not given now.

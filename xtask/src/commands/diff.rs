@@ -1,9 +1,9 @@
 //! `cargo xtask diff`
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
 use aiot_build::BuildError;
+use aiot_build::environment::git;
 use aiot_build::paths::Paths;
 use aiot_iothub::diff::{Difference, Files, diff};
 
@@ -115,22 +115,4 @@ fn generated(path: &str) -> Option<(String, String, String)> {
     let path = path.strip_prefix("deployments/")?;
     let (name, file) = path.split_once('/')?;
     Some((name.to_owned(), file.to_owned(), path.to_owned()))
-}
-
-fn git(paths: &Paths, arguments: &[&str]) -> Result<Vec<u8>, BuildError> {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(&paths.root)
-        .args(arguments)
-        .output()
-        .map_err(|error| BuildError::Other(format!("git cannot be run: {error}; it must be on the PATH")))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let reason = String::from_utf8_lossy(&output.stderr);
-    Err(BuildError::Other(format!(
-        "git {}: {}",
-        arguments.join(" "),
-        reason.trim()
-    )))
 }
