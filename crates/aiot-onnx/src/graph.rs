@@ -66,6 +66,11 @@ pub(crate) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
         .unwrap_or(default)
 }
 
+/// A text attribute, if it is one.
+pub(crate) fn text<'a>(node: &'a NodeProto, name: &str) -> Option<&'a str> {
+    std::str::from_utf8(attribute(node, name)?.s.as_deref()?).ok()
+}
+
 /// An integer attribute to put into a node.
 pub(crate) fn int_attribute(name: &str, value: i64) -> AttributeProto {
     AttributeProto {

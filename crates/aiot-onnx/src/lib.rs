@@ -18,6 +18,7 @@ mod check;
 mod engine;
 mod equalize;
 mod error;
+mod exact;
 mod float16;
 mod graph;
 mod histogram;
@@ -38,6 +39,7 @@ mod wire;
 pub use engine::{EngineLimits, Problem, engine_limits, problems};
 pub use equalize::equalize;
 pub use error::{OnnxError, QuantizeError};
+pub use exact::{Exactness, exactness};
 pub use float16::to_float16;
 pub use histogram::Histogram;
 pub use inspect::{
@@ -47,7 +49,7 @@ pub use model::Model;
 pub use prepare::prepare;
 pub use quantize::{
     Activations, ChannelAxis, Granularity, NodeOutcome, NodeReport, QuantizeReport, StaticOptions,
-    WeightBits, calibration_tensors, input_channels, quantize_dynamic, quantize_static, quantize_weights,
-    with_outputs,
+    WeightBits, calibration_tensors, input_channels, is_sequence_model, quantize_dynamic, quantize_static,
+    quantize_weights, with_outputs,
 };
 pub use ranges::{Range, Ranges};

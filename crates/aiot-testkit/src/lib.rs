@@ -6,6 +6,7 @@
 //! | [`device`] | an image's program, run natively or emulated |
 //! | [`edge`] | mosquitto, the workload API and the hub around a module |
 //! | [`emulation`] | emulators for containers |
+//! | [`python`] | packages of Python, as clients and checkers |
 //! | [`registry`] | a real registry on this machine |
 //! | [`tools`] | other programs: run, or skipped loudly |
 //! | [`generate`] | workspaces with hundreds of models |
@@ -14,6 +15,7 @@ pub mod device;
 pub mod edge;
 pub mod emulation;
 pub mod generate;
+pub mod python;
 pub mod registry;
 pub mod released;
 pub mod tools;

@@ -12,6 +12,8 @@
 
 mod dynamic;
 mod plan;
+#[cfg(test)]
+mod reference_tests;
 mod rewrite;
 mod roles;
 #[cfg(test)]
@@ -25,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{OnnxError, QuantizeError};
-use crate::graph::is;
+use crate::graph::{Index, is};
 use crate::model::Model;
 use crate::proto::tensor_proto::DataType;
 use crate::proto::{TypeProto, ValueInfoProto, type_proto};
@@ -183,6 +185,14 @@ pub fn input_channels(prepared: &Model) -> BTreeMap<String, ChannelAxis> {
         }
     };
     nodes.map(|node| (node.input[0].clone(), axis(node))).collect()
+}
+
+/// Whether a model is a recurrent one or a transformer: those for which ranges found at run time may be the better
+/// ones, since their activations differ much from input to input.
+pub fn is_sequence_model(prepared: &Model) -> bool {
+    let index = Index::new(prepared.graph());
+    let mut nodes = prepared.graph().node.iter();
+    nodes.any(|node| roles::is_attention(node, &index) || rewrite::is_any(node, &["GRU", "LSTM", "RNN"]))
 }
 
 /// Positions of the nodes whose weights would be quantized, in graph order.

@@ -95,7 +95,8 @@ impl<'a> Planner<'a> {
             if *role == Role::Move {
                 let input = node.input[0].as_str();
                 let root = self.roots.get(input).copied().unwrap_or(input);
-                self.roots.insert(&node.output[0], root);
+                self.roots
+                    .extend(node.output.iter().map(|output| (output.as_str(), root)));
             }
         }
     }
@@ -179,11 +180,12 @@ impl<'a> Planner<'a> {
         // Backwards: moving 8-bit values pays only where a quantized node takes them.
         let mut wanted = vec![false; graph.node.len()];
         for position in (0..graph.node.len()).rev() {
-            let output = graph.node[position].output.first().map_or("", String::as_str);
+            let outputs = &graph.node[position].output;
             wanted[position] = match self.roles[position] {
                 Role::Weighted | Role::Compute | Role::Embed => true,
                 Role::Move | Role::Bound | Role::Bias => {
-                    self.index.readers(output).iter().any(|&reader| wanted[reader])
+                    let mut readers = outputs.iter().flat_map(|output| self.index.readers(output));
+                    readers.any(|&reader| wanted[reader])
                 }
                 Role::Float(_) => false,
             };
@@ -206,11 +208,12 @@ impl<'a> Planner<'a> {
                 Role::Bias => {}
                 Role::Bound | Role::Float(_) => continue,
             }
-            let output = node.output[0].as_str();
             if self.needs_quantized_output(position) {
-                let output = self.bound_after(output).unwrap_or(output);
-                plan.tensors
-                    .insert(output.to_owned(), self.root(output).to_owned());
+                for output in node.output.iter().filter(|name| !name.is_empty()) {
+                    let output = self.bound_after(output).unwrap_or(output);
+                    plan.tensors
+                        .insert(output.to_owned(), self.root(output).to_owned());
+                }
             }
         }
         for position in 0..graph.node.len() {

@@ -1,6 +1,6 @@
 //! What each operator can be to quantization, and what keeps a single node from it.
 
-use crate::graph::{Index, float, int, is, subgraphs};
+use crate::graph::{Index, float, int, is, subgraphs, text};
 use crate::proto::tensor_proto::DataType;
 use crate::proto::{NodeProto, TensorProto};
 use crate::tensor;
@@ -42,11 +42,14 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
     if subgraphs(node).next().is_some() {
         return float("it has a subgraph".to_owned());
     }
-    let used: Vec<&String> = node.output.iter().filter(|name| !name.is_empty()).collect();
-    let (Some(input), [_]) = (
-        node.input.first().filter(|name| !name.is_empty()),
-        used.as_slice(),
-    ) else {
+    let used = node.output.iter().filter(|name| !name.is_empty()).count();
+    // The engine splits 8-bit values only where each part is quantized, and a part without a name cannot be.
+    let outputs_fit = if is(node, "Split") {
+        used == node.output.len()
+    } else {
+        used == 1
+    };
+    let Some(input) = node.input.first().filter(|name| !name.is_empty() && outputs_fit) else {
         return float("it has no input, or several outputs".to_owned());
     };
     let computed = !index.constants.contains_key(input.as_str());
@@ -70,7 +73,17 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
             }
         }
         "AveragePool" | "GlobalAveragePool" | "LeakyRelu" | "Sigmoid" => Role::Compute,
-        "MaxPool" | "Reshape" | "Flatten" | "Transpose" | "Squeeze" | "Unsqueeze" if computed => Role::Move,
+        "MaxPool" | "Reshape" | "Flatten" | "Transpose" | "Squeeze" | "Unsqueeze" | "Slice" | "Split"
+            if computed =>
+        {
+            Role::Move
+        }
+        "Resize" if computed => match text(node, "mode").unwrap_or("nearest") {
+            "nearest" => Role::Move,
+            mode => float(format!(
+                "ONNX Runtime resizes 8-bit values only by `nearest`, not by `{mode}`"
+            )),
+        },
         "Gather" => {
             let table = index
                 .constants

@@ -161,6 +161,61 @@ fn residual_sums_are_quantized() {
 }
 
 #[test]
+fn splitting_slicing_and_resizing_share_the_scale() {
+    let mut builder = image();
+    builder.conv("x", "a", [4, 3, 3, 3], 1, 1);
+    builder.node("Split", &["a"], "b").output.push("c".to_owned());
+    builder.node("Resize", &["b", "", "k"], "d");
+    for constant in ["i", "j", "k"] {
+        builder.random(constant, &[4]);
+    }
+    builder.node("Slice", &["c", "i", "j"], "e");
+    builder.node("Concat", &["d", "e"], "f");
+    builder.conv("f", "y", [2, 4, 1, 1], 1, 0);
+    assert_eq!(calibration_tensors(&builder.model()), ["x", "a", "f", "y"]);
+    let split = [
+        "Conv(q:x q:a_w q:a_b) a",
+        "Split(q:a) b c",
+        "Resize(q:b  k) d",
+        "Slice(q:c i j) e",
+        "Concat(q:d q:e) f",
+        "Conv(q:f q:y_w q:y_b) y_float",
+    ];
+    check(&builder, U8Asymmetric, &split);
+
+    // Linear resizing computes new values, and a part without a name cannot be quantized.
+    let nodes = &mut builder.graph.node;
+    let mut linear = int_attribute("mode", 0);
+    linear.s = Some("linear".as_bytes().to_vec().into());
+    nodes[2].attribute.push(linear);
+    let report = check(
+        &builder,
+        U8Asymmetric,
+        &[split[0], split[1], split[2], split[3], split[4], split[5]],
+    );
+    let resize = &report.nodes[2];
+    assert_eq!(
+        resize.outcome,
+        NodeOutcome::Float("ONNX Runtime resizes 8-bit values only by `nearest`, not by `linear`".to_owned())
+    );
+    builder.graph.node[1].output[1] = String::new();
+    builder.graph.node.remove(3);
+    builder.graph.node[3].input[1] = "b".to_owned();
+    let report = check(
+        &builder,
+        U8Asymmetric,
+        &[
+            split[0],
+            "Split(q:a) b ",
+            "Resize(b  k) d",
+            "Concat(d b) f",
+            split[5],
+        ],
+    );
+    assert!(matches!(&report.nodes[1].outcome, NodeOutcome::Float(_)));
+}
+
+#[test]
 fn constant_operands_are_quantized() {
     let mut builder = image();
     builder.conv("x", "a", [3, 3, 3, 3], 1, 1);

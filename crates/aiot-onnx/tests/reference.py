@@ -1,0 +1,52 @@
+"""Checks every .onnx file of a folder with the reference implementations.
+
+    python reference.py FOLDER
+
+onnx.checker reads each file in full, with shape inference; ONNX Runtime optimizes and runs it on one seeded input.
+Prints JSON: its version, and by file name the optimized graph's operators and the float outputs.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+import tempfile
+
+import numpy
+import onnx
+import onnxruntime
+
+
+def given(argument):
+    shape = [length if isinstance(length, int) else 1 for length in argument.shape]
+    count = int(numpy.prod(shape))
+    if "int64" in argument.type:
+        return (numpy.arange(count) * 7 % 11).astype(numpy.int64).reshape(shape)
+    return numpy.sin(numpy.arange(count) * 0.7).astype(numpy.float32).reshape(shape)
+
+
+def look(path, beside):
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    optimized = beside / path.name
+    options.optimized_model_filepath = str(optimized)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {argument.name: given(argument) for argument in session.get_inputs()})
+    nodes = collections.Counter(node.op_type for node in onnx.load(optimized).graph.node)
+    return {
+        "operators": dict(sorted(nodes.items())),
+        "outputs": [float(number) for output in outputs for number in output.ravel()],
+    }
+
+
+def main():
+    with tempfile.TemporaryDirectory() as beside:
+        files = sorted(pathlib.Path(sys.argv[1]).glob("*.onnx"))
+        found = {path.name: look(path, pathlib.Path(beside)) for path in files}
+    print(json.dumps({"version": onnxruntime.__version__, "files": found}))
+
+
+main()
