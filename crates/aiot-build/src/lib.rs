@@ -10,7 +10,7 @@
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`environment`] | a committed environment, as a hub is told |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
-//! | [`quantize_cli`] | quantizes and inspects one model, without a release |
+//! | [`quantize_cli`], [`inspect_cli`] | quantize and inspect one model, without a release |
 //! | [`quantizer`] | runs models on the host's engine to choose how they are quantized |
 //! | [`records`] | calibration and measurement files beside the models |
 //! | [`manifests`] | outputs → deployment manifests |
@@ -25,6 +25,7 @@ pub mod error;
 pub mod events;
 pub mod execute;
 pub mod images;
+pub mod inspect_cli;
 pub mod lockfile;
 pub mod manifests;
 pub mod network;

@@ -96,6 +96,9 @@ pub struct QuantizationDeclaration {
     pub granularity: Granularity,
     /// Folder of calibration inputs with `labels.csv`; needed for the int8 schemes.
     pub calibration: Option<Spanned<String>>,
+    /// Whether `int8` is wanted even where it is slower than float, for its size.
+    #[serde(default)]
+    pub allow_slower: bool,
 }
 
 /// What a model becomes on a processor.
@@ -104,7 +107,8 @@ pub struct QuantizationDeclaration {
 pub enum Scheme {
     /// Stays float32.
     None,
-    /// Static int8: u8 activations, s8 weights.
+    /// u8 activations, s8 weights: with fixed scales, or for recurrent nets and transformers as [`Scheme::Int8Dynamic`]
+    /// where that is measured to be better.
     #[default]
     Int8,
     /// s8 weights of products, recurrent nets and embeddings; activations are quantized at run time.

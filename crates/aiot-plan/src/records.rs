@@ -19,7 +19,7 @@ pub const CALIBRATION_FILE: &str = "calibration.toml";
 /// File beside the model with the measurements.
 pub const MEASURED_FILE: &str = "measured.json";
 /// How calibration decides; part of the subject.
-pub const CALIBRATION_METHOD: &str = "search-1";
+pub const CALIBRATION_METHOD: &str = "search-2";
 
 /// `models/<name>/calibration.toml`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Calibration {
     pub method: String,
     /// Version of ONNX Runtime that observed them.
     pub engine: String,
+    /// Where the scales of activations come from on processors.
+    #[serde(default, skip_serializing_if = "Scales::are_static")]
+    pub scales: Scales,
     /// Inputs that were run.
     pub samples: usize,
     /// How ranges were cut out of what was seen. Files of before had one way only.
@@ -53,6 +56,23 @@ pub struct Calibration {
     /// Input of a weighted node → mean of each channel, for bias correction; empty where that did not help.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub means: BTreeMap<String, Vec<f32>>,
+}
+
+/// Where the scales of 8-bit activations come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scales {
+    /// The ranges of the record.
+    #[default]
+    Static,
+    /// Each input's own range, found at run time.
+    Dynamic,
+}
+
+impl Scales {
+    fn are_static(&self) -> bool {
+        *self == Scales::Static
+    }
 }
 
 /// An improvement that calibration tried.
@@ -78,6 +98,9 @@ pub struct Budget {
     pub metric: Metric,
     /// Largest drop against float.
     pub max_drop: f64,
+    /// Whether a variant may be slower than float.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_slower: bool,
     /// How the model is run.
     pub package: PackageParameters,
 }

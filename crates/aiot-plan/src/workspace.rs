@@ -53,6 +53,8 @@ pub struct Model {
     pub gpu_scheme: GpuScheme,
     /// Scales of the weights.
     pub granularity: Granularity,
+    /// Whether `int8` is wanted even where it is slower than float.
+    pub allow_slower: bool,
     /// Folder of calibration inputs.
     pub calibration_path: Option<String>,
     /// Folder of evaluation inputs.

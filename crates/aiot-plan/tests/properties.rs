@@ -4,7 +4,7 @@ mod common;
 
 use aiot_package::{Digest, Golden, GoldenCase, Metric, Precision, Tolerance};
 use aiot_plan::lock::{LOCK_VERSION, Lock, LockedClosure, LockedModel, LockedPackage, LockedWheel};
-use aiot_plan::records::{Calibration, Measured, MeasuredFile, Tried, render_measured};
+use aiot_plan::records::{Calibration, Measured, MeasuredFile, Scales, Tried, render_measured};
 use aiot_plan::{ModelName, Texts, resolve};
 use common::{ENVIRONMENT, MODELS, TARGETS, texts};
 use proptest::prelude::*;
@@ -334,6 +334,7 @@ proptest! {
             method,
             engine: "1.32.0".to_owned(),
             samples,
+            scales: if samples % 3 == 0 { Scales::Dynamic } else { Scales::Static },
             equalized: samples % 2 == 0,
             float_nodes: means.keys().cloned().collect(),
             made_from: means.keys().map(|name| (name.clone(), subject)).collect(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aiot_build::BuildError;
-use aiot_build::quantize_cli::{Dimension, Inspection, NodeOutcome, TensorFacts, inspect};
+use aiot_build::inspect_cli::{Dimension, Inspection, NodeOutcome, TensorFacts, inspect};
 
 use crate::output::{Format, bytes, table};
 
@@ -57,7 +57,7 @@ fn print(inspection: &Inspection) {
     {
         *quantized.entry(&node.operator).or_default() += 1;
     }
-    let row = |used: &aiot_build::quantize_cli::OperatorUse| {
+    let row = |used: &aiot_build::inspect_cli::OperatorUse| {
         let name = match used.domain.as_str() {
             "" => used.operator.clone(),
             domain => format!("{domain}.{}", used.operator),

@@ -1,10 +1,14 @@
 //! `cargo xtask quantize`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aiot_build::BuildError;
 use aiot_build::paths::Paths;
-use aiot_build::quantize_cli::{AnyModel, Outcome, any_model, declared};
+use aiot_build::quantize_cli::{
+    AnyModel, DeclaredModel, Granularity, NodeOutcome, NodeReport, Outcome, Precision, Row, any_model,
+    declared,
+};
+use aiot_build::quantizer::plot::{NodeBar, Point, sensitivities, trade_off};
 use aiot_build::quantizer::search::Step;
 
 use crate::output::{Format, bytes, table};
@@ -16,11 +20,11 @@ pub struct Arguments {
     /// A model of models.toml
     #[arg(required_unless_present = "model", conflicts_with = "model")]
     name: Option<String>,
-    /// All schemes side by side; writes nothing
-    #[arg(long, conflicts_with = "model")]
+    /// All schemes side by side; writes no model
+    #[arg(long, conflicts_with = "output")]
     sweep: bool,
     /// Any ONNX file instead, without a declaration
-    #[arg(long, value_name = "FILE", requires = "output")]
+    #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Calibration data of that file: a folder with one .npy per graph input, named after it, first axis = samples
     #[arg(long, value_name = "DIR", requires = "model")]
@@ -40,9 +44,15 @@ pub struct Arguments {
     /// Least signal to quantization noise; nodes stay float until it holds
     #[arg(long, value_name = "DB", requires = "calibration")]
     target_sqnr: Option<f64>,
-    /// Where the quantized file goes
+    /// Take int8 even where it is slower than float, for its size
+    #[arg(long, requires = "model")]
+    allow_slower: bool,
+    /// Where the quantized file goes [default: nowhere, only the table is made]
     #[arg(long, value_name = "FILE", requires = "model")]
     output: Option<PathBuf>,
+    /// Draws what each node's rounding costs; with --sweep, size against time with the Pareto line
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Do not touch the network
     #[arg(long)]
     offline: bool,
@@ -51,7 +61,7 @@ pub struct Arguments {
 /// Variants that can be asked for.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Scheme {
-    /// For processors: u8 activations, s8 weights
+    /// For processors: u8 activations, s8 weights; fixed scales, or those of int8-dynamic where these are better
     Int8,
     /// For TensorRT: s8, zero point 0
     Int8Symmetric,
@@ -65,54 +75,126 @@ enum Scheme {
     Float16,
 }
 
+impl Scheme {
+    fn precision(self) -> Precision {
+        match self {
+            Scheme::Int8 => Precision::Int8,
+            Scheme::Int8Symmetric => Precision::Int8Symmetric,
+            Scheme::Int8Dynamic => Precision::Int8Dynamic,
+            Scheme::Int8Weights => Precision::Int8Weights,
+            Scheme::Int4Weights => Precision::Int4Weights,
+            Scheme::Float16 => Precision::Float16,
+        }
+    }
+}
+
 /// Quantizes and prints the table.
 pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
     let progress = Progress::new();
     let events = |event| progress.show(event);
     let network = super::network(arguments.offline)?;
-    let result = match (&arguments.name, &arguments.model, &arguments.output) {
-        (Some(name), _, _) => declared(paths, name, arguments.sweep, network.as_ref(), &events),
-        (None, Some(model), Some(output)) => {
+    let show_sensitivities = arguments.plot.is_some() && !arguments.sweep;
+    let result = match (&arguments.name, &arguments.model) {
+        (Some(name), _) => {
+            let wanted = DeclaredModel {
+                name,
+                sweep: arguments.sweep,
+                show_sensitivities,
+            };
+            declared(paths, wanted, network.as_ref(), &events)
+        }
+        (None, Some(model)) => {
             let wanted = AnyModel {
                 model: model.clone(),
                 calibration: arguments.calibration.clone(),
                 evaluation: arguments.evaluation.clone(),
-                precision: match arguments.scheme {
-                    Scheme::Int8 => aiot_build::quantize_cli::Precision::Int8,
-                    Scheme::Int8Symmetric => aiot_build::quantize_cli::Precision::Int8Symmetric,
-                    Scheme::Int8Dynamic => aiot_build::quantize_cli::Precision::Int8Dynamic,
-                    Scheme::Int8Weights => aiot_build::quantize_cli::Precision::Int8Weights,
-                    Scheme::Int4Weights => aiot_build::quantize_cli::Precision::Int4Weights,
-                    Scheme::Float16 => aiot_build::quantize_cli::Precision::Float16,
-                },
+                precision: arguments.scheme.precision(),
                 granularity: match arguments.per_tensor {
-                    true => aiot_build::quantize_cli::Granularity::PerTensor,
-                    false => aiot_build::quantize_cli::Granularity::PerChannel,
+                    true => Granularity::PerTensor,
+                    false => Granularity::PerChannel,
                 },
                 max_drop: arguments.max_drop,
                 target_sqnr_db: arguments.target_sqnr,
-                output: output.clone(),
+                allow_slower: arguments.allow_slower,
+                sweep: arguments.sweep,
+                show_sensitivities,
+                output: arguments.output.clone(),
             };
             any_model(paths, &wanted, network.as_ref(), &events)
         }
-        _ => Err(BuildError::Other(
-            "name a model, or --model FILE with --output FILE".to_owned(),
-        )),
+        (None, None) => Err(BuildError::Other("name a model, or --model FILE".to_owned())),
     };
     progress.finish();
-    let outcome = result?;
+    let mut outcome = result?;
+    if let Some(path) = &arguments.plot {
+        draw(&outcome, arguments, path)?;
+        outcome.written.push(path.clone());
+    }
     match format {
         Format::Text => print(&outcome),
         Format::Json => println!("{:#}", json(&outcome)),
     }
     match &outcome.shortfall {
         None => Ok(crate::EXIT_OK),
-        Some(shortfall) => Err(BuildError::Other(format!("{shortfall}; nothing was written"))),
+        Some(shortfall) => Err(BuildError::Other(format!("{shortfall}; no model was written"))),
     }
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+/// Writes the picture that goes with the table.
+fn draw(outcome: &Outcome, arguments: &Arguments, path: &Path) -> Result<(), BuildError> {
+    let name = match (&arguments.name, &arguments.model) {
+        (Some(name), _) => name.clone(),
+        (None, model) => model
+            .as_deref()
+            .and_then(Path::file_name)
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    };
+    let svg = if arguments.sweep {
+        let point = |row: &Row| Point {
+            name: row.scheme.to_string(),
+            size_bytes: row.size_bytes,
+            latency_ratio: row.latency_ratio.unwrap_or(1.0),
+            note: match (row.metric, row.sqnr_db) {
+                (Some(metric), _) => format!("{metric:.4}"),
+                (None, Some(sqnr_db)) => format!("{sqnr_db:.1} dB"),
+                (None, None) => "same outputs".to_owned(),
+            },
+            best: row.pareto == Some(true),
+        };
+        let points: Vec<Point> = outcome.rows.iter().map(point).collect();
+        trade_off(&format!("{name}: size, time and what is reached"), &points)
+    } else {
+        let searched = outcome.steps.first().map(|(scheme, _)| *scheme);
+        let float: Vec<&str> = outcome
+            .rows
+            .iter()
+            .filter(|row| Some(row.scheme) == searched)
+            .flat_map(|row| &row.float_nodes)
+            .map(|node| node.node.as_str())
+            .collect();
+        let bars: Vec<NodeBar> = outcome
+            .sensitivities
+            .iter()
+            .map(|node| NodeBar {
+                node: node.node.clone(),
+                noise_share: node.noise_share,
+                float: float.contains(&node.node.as_str()),
+            })
+            .collect();
+        if bars.is_empty() {
+            return Err(BuildError::Other(
+                "nothing to draw: only a form with fixed scales has nodes to choose; --sweep draws all schemes".to_owned(),
+            ));
+        }
+        sensitivities(&format!("{name}: each node's share of the noise"), &bars)
+    };
+    std::fs::write(path, svg)
+        .map_err(|error| BuildError::Other(format!("cannot write {}: {error}", path.display())))
 }
 
 fn print(outcome: &Outcome) {
@@ -130,6 +212,9 @@ fn print(outcome: &Outcome) {
                 number(row.agreement, 4),
                 number(row.sqnr_db, 1),
                 number(row.latency_ratio, 2),
+                row.pareto
+                    .map_or("", |best| if best { "*" } else { "" })
+                    .to_owned(),
             ]
         })
         .collect();
@@ -142,7 +227,8 @@ fn print(outcome: &Outcome) {
                 &metric,
                 "agreement>",
                 "SQNR dB>",
-                "latency ratio>"
+                "latency ratio>",
+                "Pareto"
             ],
             &rows
         )
@@ -168,21 +254,59 @@ fn print(outcome: &Outcome) {
     }
     for row in outcome.rows.iter().filter(|row| !row.float_nodes.is_empty()) {
         println!("\nNodes of {} in float:", row.scheme);
-        for node in &row.float_nodes {
-            if let aiot_build::quantize_cli::NodeOutcome::Float(reason) = &node.outcome {
-                println!("  {} ({}): {reason}", node.node, node.operator);
-            }
+        for line in by_reason(&row.float_nodes) {
+            println!("  {line}");
         }
     }
     if !outcome.sensitivities.is_empty() {
-        println!("\nWhat each node's rounding costs:");
+        println!("\nNodes by their share of the noise:");
         for node in outcome.sensitivities.iter().take(12) {
-            println!("  {:+6.2} dB  {}", node.gain_db, node.node);
+            println!("  {:5.1} %  {}", node.noise_share * 100.0, node.node);
         }
     }
     for path in &outcome.written {
         println!("wrote {}", path.display());
     }
+}
+
+/// One line for each reason, the nodes with weights by name and the others by operator.
+fn by_reason(nodes: &[NodeReport]) -> Vec<String> {
+    const MOST: usize = 6;
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for node in nodes {
+        let NodeOutcome::Float(reason) = &node.outcome else {
+            continue;
+        };
+        let weighted = [
+            "Conv",
+            "ConvTranspose",
+            "Gemm",
+            "MatMul",
+            "Gather",
+            "GRU",
+            "LSTM",
+            "RNN",
+        ];
+        let name = match weighted.contains(&node.operator.as_str()) {
+            true => format!("{} ({})", node.node, node.operator),
+            false => node.operator.clone(),
+        };
+        match reasons.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, names)) if names.contains(&name) => {}
+            Some((_, names)) => names.push(name),
+            None => reasons.push((reason, vec![name])),
+        }
+    }
+    let line = |(reason, names): &(&str, Vec<String>)| {
+        let more = names.len().saturating_sub(MOST);
+        let tail = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        format!("{reason}: {}{tail}", names[..names.len() - more].join(", "))
+    };
+    reasons.iter().map(line).collect()
 }
 
 fn json(outcome: &Outcome) -> serde_json::Value {
@@ -203,7 +327,7 @@ fn json(outcome: &Outcome) -> serde_json::Value {
         "variants": outcome.rows,
         "tried": tried,
         "sensitivities": outcome.sensitivities.iter()
-            .map(|node| serde_json::json!({ "node": node.node, "gain-db": node.gain_db })).collect::<Vec<_>>(),
+            .map(|node| serde_json::json!({ "node": node.node, "noise-share": node.noise_share })).collect::<Vec<_>>(),
         "shortfall": outcome.shortfall,
         "written": outcome.written,
     })

@@ -38,12 +38,12 @@ pub struct Arguments {
 /// How far results of one model may be apart on two architectures: 0 = the same bits.
 ///
 /// Measured: float32 outputs up to 10 differ by up to 1.3e-5 between x86-64 and ARM; half precision rounds at 1e-3 of
-/// a value. The bounds leave a factor for softmax and larger sums.
-fn bound(precision: &str) -> f64 {
-    match precision {
-        "int8" => 0.0,
-        "float16" => 2e-2,
-        _ => 1e-3,
+/// a value, as do 8-bit activations behind float arithmetic. The bounds leave a factor for softmax and larger sums.
+fn bound(image: &Answers) -> f64 {
+    match image.precision.as_str() {
+        _ if image.exact => 0.0,
+        "float32" | "int8-symmetric" | "int8-weights" | "int4-weights" => 1e-3,
+        _ => 2e-2,
     }
 }
 
@@ -68,6 +68,8 @@ struct Answers {
     target: String,
     architecture: String,
     precision: String,
+    /// Whether its golden outputs allow no difference.
+    exact: bool,
     digest: String,
     lines: Vec<Value>,
 }
@@ -108,15 +110,19 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             .collect();
         eprintln!("{name}: {count} samples as {}", target.platform.architecture);
         let device = Device::open(&layout, &descriptor.digest).map_err(fail)?;
-        let package: Value = std::fs::read(device.package().join("package.json"))
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()))
-            .map_err(|error| fail(format!("package.json: {error}")))?;
+        let read = |file: &str| -> Result<Value, BuildError> {
+            std::fs::read(device.package().join(file))
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()))
+                .map_err(|error| fail(format!("{file}: {error}")))
+        };
+        let (package, golden) = (read("package.json")?, read("golden.json")?);
         let text = |name: &str| package["model"][name].as_str().unwrap_or_default().to_owned();
         let mut found = Answers {
             target: target.name.to_string(),
             architecture: target.platform.architecture.clone(),
             precision: text("precision"),
+            exact: golden["tolerance"]["absolute"] == 0.0 && golden["tolerance"]["relative"] == 0.0,
             digest: text("sha256"),
             lines: Vec::new(),
         };
@@ -197,7 +203,7 @@ fn compare(answers: &BTreeMap<String, Vec<Answers>>) -> (Vec<Row>, Vec<String>) 
                         .map(|(_, a, b)| (a - b).abs())
                         .fold(0.0, f64::max);
                     row.largest_difference = row.largest_difference.max(largest);
-                    let bound = bound(&image.precision);
+                    let bound = bound(image);
                     let beyond = differences.iter().find(|(_, a, b)| (a - b).abs() > bound);
                     let same_text = bound > 0.0 || ours["result"] == theirs["result"];
                     match beyond {
@@ -295,6 +301,7 @@ mod tests {
             target: target.to_owned(),
             architecture: "arm".to_owned(),
             precision: precision.to_owned(),
+            exact: precision == "int8",
             digest: precision.to_owned(),
             lines: scores.iter().enumerate().map(line).collect(),
         }

@@ -6,6 +6,7 @@ use aiot_inference::dataset::Dataset;
 use aiot_inference::engine::SessionOptions;
 use aiot_inference::{Model, evaluate, golden};
 use aiot_oci::Digest;
+use aiot_onnx::Exactness;
 use aiot_package::{
     Metric, ModelFile, ModelPackage, OutputSpec, PACKAGE_FORMAT_VERSION, Precision, Tolerance,
 };
@@ -20,22 +21,30 @@ use crate::workspace::parse_labels;
 /// Golden inputs of a package: enough to notice a wrong engine, few enough to replay at every start.
 const GOLDEN_CASES: usize = 4;
 
-/// Integer arithmetic gives the same bits everywhere; float differs in the last ones (measured: 1.3e-5 for outputs
-/// within 7.5), half precision where a processor has it in hardware.
-fn tolerance(precision: Precision) -> Tolerance {
+/// Last bits of float arithmetic (measured: 1.3e-5 for outputs within 7.5).
+const LAST_BITS: Tolerance = Tolerance {
+    absolute: 1e-4,
+    relative: 1e-4,
+};
+/// A last bit in an activation can move it to the next of 255 steps, or of half precision's.
+const STEPS: Tolerance = Tolerance {
+    absolute: 2e-2,
+    relative: 2e-2,
+};
+
+/// Integer arithmetic gives the same bits everywhere; float differs in the last ones, half precision where a processor
+/// has it in hardware. An int8 file may hold both.
+fn tolerance(precision: Precision, variant: &aiot_onnx::Model) -> Tolerance {
     match precision {
-        Precision::Int8 => Tolerance::EXACT,
-        Precision::Float32 | Precision::Int8Symmetric | Precision::Int8Weights | Precision::Int4Weights => {
-            Tolerance {
-                absolute: 1e-4,
-                relative: 1e-4,
-            }
-        }
-        // A last bit in an activation can move it to the next of 255 steps.
-        Precision::Float16 | Precision::Int8Dynamic => Tolerance {
-            absolute: 2e-2,
-            relative: 2e-2,
+        Precision::Int8 => match aiot_onnx::exactness(variant) {
+            Exactness::Exact => Tolerance::EXACT,
+            Exactness::FloatAtTheEnd => LAST_BITS,
+            Exactness::FloatInside => STEPS,
         },
+        Precision::Float32 | Precision::Int8Symmetric | Precision::Int8Weights | Precision::Int4Weights => {
+            LAST_BITS
+        }
+        Precision::Float16 | Precision::Int8Dynamic => STEPS,
     }
 }
 
@@ -56,7 +65,9 @@ impl Task<'_> {
         let dir = self.context.paths.file(&declared.evaluation_path);
         let dataset = Dataset::open(&dir).map_err(|error| self.fail(error))?;
         let evaluation = evaluate::evaluate(&model, &dataset, metric).map_err(|error| self.fail(error))?;
-        let golden = golden::record(&model, &dir, &golden_files(&dataset), tolerance(precision))
+        let variant = aiot_onnx::Model::parse(onnx.clone()).map_err(|error| self.fail(error))?;
+        let tolerance = tolerance(precision, &variant);
+        let golden = golden::record(&model, &dir, &golden_files(&dataset), tolerance)
             .map_err(|error| self.fail(error))?;
         let measured = Measured {
             subject,

@@ -13,12 +13,14 @@ use aiot_plan::records::{Budget, Calibration};
 use super::Task;
 use crate::error::BuildError;
 use crate::events::Event;
-use crate::quantize_cli::{self, activations};
+use crate::quantize_cli;
+use crate::quantizer::activations;
 use crate::quantizer::direct::direct;
+use crate::quantizer::goal::Goal;
 use crate::quantizer::judge::Judge;
 use crate::quantizer::record;
 use crate::quantizer::samples::Samples;
-use crate::quantizer::search::{Form, Goal, apply, search};
+use crate::quantizer::search::{Form, apply, search};
 
 impl Task<'_> {
     pub(super) fn calibrate(
@@ -58,8 +60,13 @@ impl Task<'_> {
         let goal = Goal {
             target_sqnr_db: None,
             max_drop: Some((budget.max_drop, &drop)),
+            allow_slower: budget.allow_slower,
+            show_sensitivities: false,
         };
         let found = search(&engine, &prepared, &samples, form, &goal).map_err(|error| self.fail(error))?;
+        if let Some(refusal) = &found.too_slow {
+            return Err(self.fail(refusal));
+        }
         // The engine is named by its version: its wheel is another one on every kind of build host, and code is in the
         // method's name.
         let made_from = self

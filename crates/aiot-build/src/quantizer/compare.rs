@@ -36,6 +36,15 @@ pub struct Closeness {
     pub agreement: Option<f64>,
 }
 
+/// How long a variant runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latency {
+    /// Median time of one run.
+    pub seconds: f64,
+    /// Against the first of the variants that were measured together.
+    pub ratio: f64,
+}
+
 impl<'a> Reference<'a> {
     /// Runs the float model.
     ///
@@ -102,12 +111,12 @@ impl<'a> Reference<'a> {
         Ok(tally.closeness())
     }
 
-    /// The variants' times per run against the first one's, measured in turns on one thread: medians of pairs, so
+    /// The variants' times per run, measured in turns on one thread; ratios to the first one's are medians of pairs, so
     /// that other work on this machine meets all of them.
     ///
     /// # Errors
     /// When the engine does not take one.
-    pub fn latency_ratios(&self, variants: &[&Model]) -> Result<Vec<f64>, BuildError> {
+    pub fn latencies(&self, variants: &[&Model]) -> Result<Vec<Latency>, BuildError> {
         let mut graphs: Vec<Graph> = variants
             .iter()
             .map(|variant| {
@@ -135,7 +144,10 @@ impl<'a> Reference<'a> {
         let first = times.first().cloned().unwrap_or_default();
         Ok(times
             .iter()
-            .map(|times| median(times.iter().zip(&first).map(|(time, first)| time / first)))
+            .map(|times| Latency {
+                seconds: median(times.iter().copied()),
+                ratio: median(times.iter().zip(&first).map(|(time, first)| time / first)),
+            })
             .collect())
     }
 }

@@ -22,6 +22,7 @@ pub fn record(
         subject,
         method: CALIBRATION_METHOD.to_owned(),
         engine: HOST_ENGINE_VERSION.to_owned(),
+        scales: decisions.scales,
         samples: samples.len(),
         range_method: decisions.method.clone(),
         equalized: decisions.equalized,
@@ -54,6 +55,7 @@ pub fn decisions(record: &Calibration) -> Decisions {
         ranges.insert(tensor.clone(), Range { min, max });
     }
     Decisions {
+        scales: record.scales,
         equalized: record.equalized,
         method: record.range_method.clone(),
         ranges,

@@ -2,21 +2,22 @@
 //!
 //! Every improvement is tried on this model's own calibration samples and kept only where it brings the outputs
 //! measurably closer to the float model's, cheapest first. Where a goal is still missed, the nodes whose rounding
-//! costs most stay float, as few as reach it. The number of trials is bounded, and what was found is plain data
+//! costs most stay float, as few as reach it. Recurrent nets and transformers are also tried with scales found at run
+//! time, and get those unless fixed ones are better. The number of trials is bounded, and what was found is plain data
 //! ([`Decisions`]): with it, [`apply`] makes the same bytes anywhere, without running anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use aiot_inference::Engine;
 use aiot_onnx::{Activations, Granularity, Model, NodeOutcome, QuantizeReport, Ranges, StaticOptions};
+use aiot_plan::records::Scales;
 
-use super::compare::{Closeness, Reference};
+use super::compare::{Closeness, Latency, Reference};
+use super::goal::{Goal, LEAST_GAIN_DB, Merits, static_wins};
 use super::observe::{Observed, RangeMethod, observe};
 use super::samples::Samples;
 use crate::error::BuildError;
 
-/// An improvement below this is noise, dB.
-const LEAST_GAIN_DB: f64 = 0.1;
 /// Range methods tried after min-max.
 const RANGE_METHODS: [RangeMethod; 3] = [
     RangeMethod::LeastError,
@@ -26,6 +27,8 @@ const RANGE_METHODS: [RangeMethod; 3] = [
 /// Nodes whose sensitivity is measured, and samples for it.
 const MAX_SENSITIVITIES: usize = 96;
 const SENSITIVITY_SAMPLES: usize = 16;
+/// The step that leaves scales to run time.
+const RUN_TIME_SCALES: &str = "scales found at run time";
 /// Numbers of float nodes that are tried, in this order.
 const FLOAT_NODES: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 
@@ -41,6 +44,8 @@ pub struct Form {
 /// What the search decided; together with the float model it determines the variant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decisions {
+    /// Where the scales of u8 activations come from; s8 ones have fixed scales always.
+    pub scales: Scales,
     /// Whether channels were evened out between weighted nodes.
     pub equalized: bool,
     /// How ranges were cut.
@@ -71,20 +76,8 @@ pub struct Step {
 pub struct Sensitivity {
     /// The node.
     pub node: String,
-    /// What leaving it float alone brings, dB.
-    pub gain_db: f64,
-}
-
-/// Measures how much worse a variant is than float, in the metric's own unit.
-pub type MeasureDrop<'a> = dyn Fn(&Model) -> Result<f64, BuildError> + 'a;
-
-/// How good the variant must be.
-#[derive(Default)]
-pub struct Goal<'a> {
-    /// Least signal to noise of the outputs, dB.
-    pub target_sqnr_db: Option<f64>,
-    /// Largest drop, and what measures it.
-    pub max_drop: Option<(f64, &'a MeasureDrop<'a>)>,
+    /// Noise of the outputs where this node alone is quantized, as a share of all nodes' sum, 0 to 1.
+    pub noise_share: f64,
 }
 
 /// What the search found.
@@ -101,6 +94,8 @@ pub struct Found {
     pub sensitivities: Vec<Sensitivity>,
     /// What is still missing, in words.
     pub shortfall: Option<String>,
+    /// Why it is refused although it is good enough: it is slower than float.
+    pub too_slow: Option<String>,
 }
 
 /// The variant that the decisions stand for.
@@ -112,6 +107,9 @@ pub fn apply(
     decisions: &Decisions,
     form: Form,
 ) -> Result<(Model, QuantizeReport), BuildError> {
+    if decisions.scales == Scales::Dynamic && form.activations == Activations::U8Asymmetric {
+        return aiot_onnx::quantize_dynamic(prepared).map_err(BuildError::other);
+    }
     let equalized;
     let model = match decisions.equalized {
         true => {
@@ -139,7 +137,8 @@ pub fn apply(
 /// Searches for the best variant of one form.
 ///
 /// # Errors
-/// Samples or models that cannot be read or run. A missed goal is no error: see [`Found::shortfall`].
+/// Samples or models that cannot be read or run. A missed goal is no error: see [`Found::shortfall`] and
+/// [`Found::too_slow`].
 pub fn search(
     engine: &Engine,
     prepared: &Model,
@@ -148,8 +147,44 @@ pub fn search(
     goal: &Goal<'_>,
 ) -> Result<Found, BuildError> {
     let reference = Reference::new(engine, prepared, samples)?;
+    let dynamic =
+        match form.activations == Activations::U8Asymmetric && aiot_onnx::is_sequence_model(prepared) {
+            true => Some(Variant::dynamic(prepared, &reference, goal)?),
+            false => None,
+        };
+    let mut found = match dynamic {
+        Some(dynamic) if aiot_onnx::calibration_tensors(prepared).is_empty() => {
+            let step = dynamic.step(RUN_TIME_SCALES, true);
+            dynamic.found(vec![step])
+        }
+        dynamic => {
+            let search = improve(engine, prepared, samples, form, &reference)?;
+            search.reach(goal, dynamic)?
+        }
+    };
+    let latencies = |found: &Found| reference.latencies(&[prepared, &found.model]);
+    let too_slow = |latencies: &[Latency]| match latencies {
+        &[float, variant] => goal.too_slow(float, variant),
+        _ => None,
+    };
+    found.too_slow = too_slow(&latencies(&found)?);
+    if found.too_slow.is_some() {
+        // Refused only if it is slow a second time: a busy machine is no reason.
+        found.too_slow = too_slow(&latencies(&found)?);
+    }
+    Ok(found)
+}
+
+/// Tries every improvement of fixed scales.
+fn improve<'a>(
+    engine: &Engine,
+    prepared: &'a Model,
+    samples: &Samples,
+    form: Form,
+    reference: &'a Reference<'a>,
+) -> Result<Search<'a>, BuildError> {
     let plain = observe(engine, prepared, samples)?;
-    let mut search = Search::begin(prepared, form, &reference, &plain)?;
+    let mut search = Search::begin(prepared, form, reference, &plain)?;
 
     let means = plain.means();
     search.try_out("bias correction", |decisions| decisions.input_means = means)?;
@@ -174,17 +209,101 @@ pub fn search(
             decisions.ranges = ranges;
         })?;
     }
-    search.reach(goal)
+    Ok(search)
+}
+
+/// A variant that was made and compared with float.
+struct Variant {
+    decisions: Decisions,
+    model: Model,
+    report: QuantizeReport,
+    closeness: Closeness,
+    /// Drop of the metric, once it was measured.
+    drop: Option<f64>,
+    /// What it lacks, as far as is known.
+    shortfall: Option<String>,
+}
+
+impl Variant {
+    fn new(
+        prepared: &Model,
+        decisions: Decisions,
+        form: Form,
+        reference: &Reference<'_>,
+    ) -> Result<Variant, BuildError> {
+        let (model, report) = apply(prepared, &decisions, form)?;
+        let closeness = reference.closeness(&model, usize::MAX)?;
+        Ok(Variant {
+            decisions,
+            model,
+            report,
+            closeness,
+            drop: None,
+            shortfall: None,
+        })
+    }
+
+    /// With scales found at run time.
+    fn dynamic(prepared: &Model, reference: &Reference<'_>, goal: &Goal<'_>) -> Result<Variant, BuildError> {
+        let decisions = Decisions {
+            scales: Scales::Dynamic,
+            equalized: false,
+            method: RangeMethod::MinMax.to_string(),
+            ranges: Ranges::new(),
+            input_means: BTreeMap::new(),
+            float_nodes: BTreeSet::new(),
+        };
+        let form = Form {
+            activations: Activations::U8Asymmetric,
+            granularity: Granularity::PerChannel,
+        };
+        let mut variant = Variant::new(prepared, decisions, form, reference)?;
+        variant.judge(goal)?;
+        Ok(variant)
+    }
+
+    fn judge(&mut self, goal: &Goal<'_>) -> Result<(), BuildError> {
+        self.drop = goal.measure(&self.model)?;
+        self.shortfall = goal.missing(self.closeness, self.drop);
+        Ok(())
+    }
+
+    fn step(&self, what: &str, kept: bool) -> Step {
+        Step {
+            what: what.to_owned(),
+            closeness: self.closeness,
+            drop: self.drop,
+            kept,
+        }
+    }
+
+    fn merits(&self, latency: Latency) -> Merits {
+        Merits {
+            holds: self.shortfall.is_none(),
+            sqnr_db: self.closeness.sqnr_db,
+            size_bytes: self.model.size_bytes(),
+            latency,
+        }
+    }
+
+    fn found(self, steps: Vec<Step>) -> Found {
+        Found {
+            decisions: self.decisions,
+            model: self.model,
+            report: self.report,
+            steps,
+            sensitivities: Vec::new(),
+            shortfall: self.shortfall,
+            too_slow: None,
+        }
+    }
 }
 
 struct Search<'a> {
     prepared: &'a Model,
     form: Form,
     reference: &'a Reference<'a>,
-    decisions: Decisions,
-    model: Model,
-    report: QuantizeReport,
-    closeness: Closeness,
+    best: Variant,
     steps: Vec<Step>,
 }
 
@@ -196,186 +315,117 @@ impl<'a> Search<'a> {
         observed: &Observed,
     ) -> Result<Search<'a>, BuildError> {
         let decisions = Decisions {
+            scales: Scales::Static,
             equalized: false,
             method: RangeMethod::MinMax.to_string(),
             ranges: observed.ranges(RangeMethod::MinMax, form.activations),
             input_means: BTreeMap::new(),
             float_nodes: BTreeSet::new(),
         };
-        let (model, report) = apply(prepared, &decisions, form)?;
-        let closeness = reference.closeness(&model, usize::MAX)?;
-        let steps = vec![Step {
-            what: "min-max ranges".to_owned(),
-            closeness,
-            drop: None,
-            kept: true,
-        }];
+        let best = Variant::new(prepared, decisions, form, reference)?;
+        let steps = vec![best.step("min-max ranges", true)];
         Ok(Search {
             prepared,
             form,
             reference,
-            decisions,
-            model,
-            report,
-            closeness,
+            best,
             steps,
         })
     }
 
     /// Tries a change and keeps it where it measurably helps; returns whether it did.
     fn try_out(&mut self, what: &str, change: impl FnOnce(&mut Decisions)) -> Result<bool, BuildError> {
-        let mut decisions = self.decisions.clone();
+        let mut decisions = self.best.decisions.clone();
         change(&mut decisions);
-        let (model, report) = apply(self.prepared, &decisions, self.form)?;
-        let closeness = self.reference.closeness(&model, usize::MAX)?;
-        let kept = closeness.sqnr_db >= self.closeness.sqnr_db + LEAST_GAIN_DB;
-        self.steps.push(Step {
-            what: what.to_owned(),
-            closeness,
-            drop: None,
-            kept,
-        });
+        let variant = Variant::new(self.prepared, decisions, self.form, self.reference)?;
+        let kept = variant.closeness.sqnr_db >= self.best.closeness.sqnr_db + LEAST_GAIN_DB;
+        self.steps.push(variant.step(what, kept));
         if kept {
-            (self.decisions, self.model, self.report, self.closeness) = (decisions, model, report, closeness);
+            self.best = variant;
         }
         Ok(kept)
     }
 
-    /// Leaves nodes in float until the goal holds.
-    fn reach(mut self, goal: &Goal<'_>) -> Result<Found, BuildError> {
-        let mut drop = measure(goal, &self.model)?;
+    /// Chooses where the scales come from, and leaves nodes in float until the goal holds.
+    fn reach(mut self, goal: &Goal<'_>, dynamic: Option<Variant>) -> Result<Found, BuildError> {
+        self.best.judge(goal)?;
         if let Some(last) = self.steps.iter_mut().rev().find(|step| step.kept) {
-            last.drop = drop;
+            last.drop = self.best.drop;
         }
-        let mut shortfall = missing(goal, self.closeness, drop);
+        if let Some(mut dynamic) = dynamic {
+            let models = [self.prepared, &self.best.model, &dynamic.model];
+            let latencies = self.reference.latencies(&models)?;
+            let wins = static_wins(self.best.merits(latencies[1]), dynamic.merits(latencies[2]));
+            self.steps.push(dynamic.step(RUN_TIME_SCALES, !wins));
+            if !wins {
+                // A GPU's variant of the same model still needs the ranges.
+                dynamic.decisions = Decisions {
+                    scales: Scales::Dynamic,
+                    ..self.best.decisions
+                };
+                return Ok(dynamic.found(self.steps));
+            }
+        }
         let mut sensitivities = Vec::new();
-        if shortfall.is_some() {
+        if self.best.shortfall.is_some() || goal.show_sensitivities {
             sensitivities = self.sensitivities()?;
+        }
+        if self.best.shortfall.is_some() {
             let most = sensitivities.len().saturating_sub(1);
             for count in FLOAT_NODES.into_iter().filter(|&count| count <= most) {
-                let mut decisions = self.decisions.clone();
+                let mut decisions = self.best.decisions.clone();
                 decisions.float_nodes = sensitivities[..count]
                     .iter()
                     .map(|node| node.node.clone())
                     .collect();
-                let (model, report) = apply(self.prepared, &decisions, self.form)?;
-                let closeness = self.reference.closeness(&model, usize::MAX)?;
-                drop = measure(goal, &model)?;
-                let still = missing(goal, closeness, drop);
-                let what = format!("{count} most sensitive nodes in float");
-                let kept = still.is_none();
-                self.steps.push(Step {
-                    what,
-                    closeness,
-                    drop,
-                    kept,
-                });
+                let mut variant = Variant::new(self.prepared, decisions, self.form, self.reference)?;
+                variant.judge(goal)?;
+                let kept = variant.shortfall.is_none();
+                self.steps
+                    .push(variant.step(&format!("{count} most sensitive nodes in float"), kept));
                 if kept {
-                    (self.decisions, self.model, self.report) = (decisions, model, report);
-                    shortfall = None;
+                    self.best = variant;
                     break;
                 }
-                shortfall = still;
+                self.best.shortfall = variant.shortfall;
             }
         }
-        let Search {
-            decisions,
-            model,
-            report,
-            steps,
-            ..
-        } = self;
         Ok(Found {
-            decisions,
-            model,
-            report,
-            steps,
             sensitivities,
-            shortfall,
+            ..self.best.found(self.steps)
         })
     }
-
-    /// What leaving each weighted node float brings, the most first.
+    /// How much noise each weighted node alone brings, the most first.
+    ///
+    /// Leaving one node in float and looking at what remains would drown its share in the noise of all others: that of
+    /// the outputs is known to a few tenths of a decibel only.
     fn sensitivities(&self) -> Result<Vec<Sensitivity>, BuildError> {
-        let base = self
-            .reference
-            .closeness(&self.model, SENSITIVITY_SAMPLES)?
-            .sqnr_db;
-        let weighted = self.report.nodes.iter().filter(|node| {
+        let quantized = self.best.report.nodes.iter().filter(|node| {
             node.outcome == NodeOutcome::Quantized
                 && matches!(node.operator.as_str(), "Conv" | "Gather" | "Gemm" | "MatMul")
         });
+        let names: BTreeSet<String> = quantized.clone().map(|node| node.node.clone()).collect();
         let mut found = Vec::new();
-        for node in weighted.take(MAX_SENSITIVITIES) {
-            let mut decisions = self.decisions.clone();
-            decisions.float_nodes.insert(node.node.clone());
-            // The last quantized node cannot be left out.
-            let Ok((model, _)) = apply(self.prepared, &decisions, self.form) else {
-                continue;
-            };
+        for node in quantized.take(MAX_SENSITIVITIES) {
+            let mut decisions = self.best.decisions.clone();
+            decisions.float_nodes.clone_from(&names);
+            decisions.float_nodes.remove(&node.node);
+            let (model, _) = apply(self.prepared, &decisions, self.form)?;
             let closeness = self.reference.closeness(&model, SENSITIVITY_SAMPLES)?;
             found.push(Sensitivity {
                 node: node.node.clone(),
-                gain_db: closeness.sqnr_db - base,
+                noise_share: 10f64.powf(-closeness.sqnr_db / 10.0),
             });
         }
-        found.sort_by(|a, b| b.gain_db.total_cmp(&a.gain_db).then_with(|| a.node.cmp(&b.node)));
-        Ok(found)
-    }
-}
-
-fn measure(goal: &Goal<'_>, model: &Model) -> Result<Option<f64>, BuildError> {
-    goal.max_drop.map(|(_, measure)| measure(model)).transpose()
-}
-
-/// What a variant lacks, in words.
-fn missing(goal: &Goal<'_>, closeness: Closeness, drop: Option<f64>) -> Option<String> {
-    if let Some(target) = goal.target_sqnr_db
-        && closeness.sqnr_db < target
-    {
-        return Some(format!(
-            "{:.1} dB of the {target} dB asked for",
-            closeness.sqnr_db
-        ));
-    }
-    match (goal.max_drop, drop) {
-        // Metrics are shares of samples: a drop of exactly the limit must not fail by its last bit.
-        (Some((max_drop, _)), Some(drop)) if drop > max_drop + 1e-9 => Some(format!(
-            "a drop of {drop:.4} against float, {max_drop} is allowed"
-        )),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn goals_say_what_is_missing() {
-        let closeness = Closeness {
-            sqnr_db: 30.0,
-            agreement: None,
-        };
-        let measure = |_: &Model| Ok(0.0);
-        for (target_sqnr_db, max_drop, drop, expected) in [
-            (None, None, None, None),
-            (Some(30.0), None, None, None),
-            (Some(35.0), None, None, Some("30.0 dB of the 35 dB asked for")),
-            (None, Some(0.01), Some(0.01), None),
-            (None, Some(0.01), Some(-0.5), None),
-            (
-                None,
-                Some(0.01),
-                Some(0.02),
-                Some("a drop of 0.0200 against float, 0.01 is allowed"),
-            ),
-        ] {
-            let goal = Goal {
-                target_sqnr_db,
-                max_drop: max_drop.map(|most| (most, &measure as &MeasureDrop<'_>)),
-            };
-            assert_eq!(missing(&goal, closeness, drop).as_deref(), expected);
+        let sum: f64 = found.iter().map(|node| node.noise_share).sum();
+        for node in &mut found {
+            node.noise_share = if sum > 0.0 { node.noise_share / sum } else { 0.0 };
         }
+        found.sort_by(|a, b| {
+            b.noise_share
+                .total_cmp(&a.noise_share)
+                .then_with(|| a.node.cmp(&b.node))
+        });
+        Ok(found)
     }
 }

@@ -187,9 +187,6 @@ pub(super) fn open(environment: &Environment, onnx: &[u8], optimize: bool) -> Re
             .map_err(ort::Error::<()>::from)?
             .with_optimization_level(level)
             .map_err(ort::Error::<()>::from)?
-            // As for devices: the same bits on processors without VNNI.
-            .with_config_entry("session.x64quantprecision", "1")
-            .map_err(ort::Error::<()>::from)?
             .commit_from_memory(onnx)
     };
     let session = commit().map_err(|error| EngineError::NoProvider {

@@ -3,6 +3,7 @@
 //! kernel in the newest one's optimized graph.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use aiot_testkit::{python, tools};
@@ -173,15 +174,24 @@ fn variants(builder: &Builder) -> Vec<(&'static str, Model)> {
     ]
 }
 
-fn ask(packages: &[&str], folder: &std::path::Path) -> Option<Json> {
+/// What Python says of the files of a folder; `runner` and its words come before it.
+fn ask(packages: &[&str], folder: &Path, runner: &[&str]) -> Option<Json> {
     let packages = python::packages("onnxruntime", packages)?;
+    let found = tools::run(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
+    let words = [found.expect(0).stdout.trim().to_owned()];
+    let mut words = runner.iter().map(|&word| word.to_owned()).chain(words);
     let ended = tools::run(
-        Command::new("python3")
+        Command::new(words.next().unwrap())
+            .args(words)
             .env("PYTHONPATH", packages)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference.py"))
             .arg(folder),
     );
     Some(serde_json::from_str(&ended.expect(0).stdout).unwrap())
+}
+
+fn outputs(answer: &Json, file: &str) -> Vec<f64> {
+    serde_json::from_value(answer["files"][file]["outputs"].clone()).unwrap()
 }
 
 /// `Operator×count` of an optimized graph.
@@ -212,7 +222,8 @@ fn the_reference_takes_every_file_and_runs_the_quantized_nodes_on_integers() {
         2,
         "classifier and detector"
     );
-    let (Some(newest), Some(oldest)) = (ask(&NEWEST, folder.path()), ask(&OLDEST, folder.path())) else {
+    let (Some(newest), Some(oldest)) = (ask(&NEWEST, folder.path(), &[]), ask(&OLDEST, folder.path(), &[]))
+    else {
         return;
     };
     assert_eq!(
@@ -220,10 +231,7 @@ fn the_reference_takes_every_file_and_runs_the_quantized_nodes_on_integers() {
         (&"1.32.0".into(), &"1.21.1".into())
     );
     for (file, form, exact) in &files {
-        let outputs = |answer: &Json| -> Vec<f64> {
-            serde_json::from_value(answer["files"][file]["outputs"].clone()).unwrap()
-        };
-        let (new, old) = (outputs(&newest), outputs(&oldest));
+        let (new, old) = (outputs(&newest, file), outputs(&oldest, file));
         // Half precision and steps of 8 bits leave room; a wrong kernel would be far off.
         let bound = match *form {
             _ if *exact => 0.0,
@@ -263,5 +271,86 @@ fn the_reference_takes_every_file_and_runs_the_quantized_nodes_on_integers() {
             "encoder.int4-weights: Cast×1 FusedMatMul×1 Gather×2 MatMul×1 MatMulNBits×4 Mul×1 \
              SkipLayerNormalization×1 Softmax×1",
         ]
+    );
+}
+
+/// A convolution whose weights and inputs are all as large as 8 bits can be.
+fn largest() -> Model {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[1, 64, 4, 4]);
+    builder.output("y", &[1, 8, 4, 4]);
+    builder.constant("one", &[], &[1.0]);
+    builder.constant("zero", &[], &[0.0]);
+    // At the edge of its range whatever comes in.
+    builder.node("Mul", &["x", "zero"], "a");
+    builder.node("Add", &["a", "one"], "b");
+    builder.constant("w", &[8, 64, 1, 1], &[1.0; 512]);
+    builder.node("Conv", &["b", "w"], "y");
+    builder.model()
+}
+
+/// As [`largest`] is quantized, but with weights of ±127 whatever their neighbours.
+fn saturating() -> Model {
+    let prepared = crate::prepare(&largest()).unwrap();
+    let mut proto = quantize_largest(&prepared).into_proto();
+    let graph = proto.graph.as_mut().unwrap();
+    for tensor in &mut graph.initializer {
+        if tensor.name() == "w_quantized" {
+            tensor.raw_data = Some(vec![127u8; 512].into());
+        } else if tensor.name() == "w_scale" {
+            tensor.raw_data = Some((1.0f32 / 127.0).to_le_bytes().repeat(8).into());
+        }
+    }
+    Model::from_proto(proto).unwrap()
+}
+
+fn quantize_largest(prepared: &Model) -> Model {
+    let mut ranges = Ranges::new();
+    for name in calibration_tensors(prepared) {
+        let max = if name == "y" { 64.0 } else { 1.0 };
+        ranges.insert(name, Range { min: 0.0, max });
+    }
+    let options = StaticOptions::new(Activations::U8Asymmetric);
+    quantize_static(prepared, &ranges, &options).unwrap().0
+}
+
+#[test]
+fn processors_without_vnni_compute_the_same_bits_at_full_speed() {
+    if !cfg!(target_arch = "x86_64") || !tools::have(&["qemu-x86_64-static"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let write =
+        |name: &str, model: &Model| std::fs::write(folder.path().join(name), model.to_bytes()).unwrap();
+    write(
+        "largest.onnx",
+        &quantize_largest(&crate::prepare(&largest()).unwrap()),
+    );
+    write("saturating.onnx", &saturating());
+    for (name, builder) in [("classifier.onnx", classifier()), ("detector.onnx", detector())] {
+        let int8 = variants(&builder).swap_remove(1).1;
+        assert_eq!(exactness(&int8), Exactness::Exact);
+        write(name, &int8);
+    }
+    // An Intel processor of 2013: AVX2 and no VNNI.
+    let emulated = ["qemu-x86_64-static", "-cpu", "Haswell"];
+    let (Some(here), Some(there)) = (
+        ask(&NEWEST, folder.path(), &[]),
+        ask(&NEWEST, folder.path(), &emulated),
+    ) else {
+        return;
+    };
+    for file in ["classifier.onnx", "detector.onnx", "largest.onnx"] {
+        assert_eq!(outputs(&here, file), outputs(&there, file), "{file}");
+    }
+    // Both weights are those of a sum of 64; the emulated processor must be one that gets the careless file wrong.
+    assert!(
+        outputs(&there, "largest.onnx")
+            .iter()
+            .all(|sum| (sum - 64.0).abs() < 0.6)
+    );
+    assert!(
+        outputs(&there, "saturating.onnx").iter().all(|sum| *sum < 48.0),
+        "{there}"
     );
 }

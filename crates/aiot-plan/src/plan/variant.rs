@@ -200,6 +200,7 @@ fn budget(model: &Model, precision: Precision, workspace: &Workspace) -> Budget 
     Budget {
         metric: model.metric,
         max_drop: model.max_drop(precision, workspace),
+        allow_slower: model.allow_slower,
         package: package_parameters(model),
     }
 }

@@ -115,6 +115,7 @@ impl Resolver {
             scheme: declared.quantization.scheme,
             gpu_scheme: declared.quantization.gpu_scheme,
             granularity: declared.quantization.granularity,
+            allow_slower: declared.quantization.allow_slower,
             calibration_path: declared.quantization.calibration.map(Spanned::into_inner),
             evaluation_path: declared.acceptance.evaluation.into_inner(),
             metric: declared.acceptance.metric.into_inner(),

@@ -245,6 +245,27 @@ fn quantization() {
 }
 
 #[test]
+fn a_slower_form_is_allowed() {
+    check(
+        |bench| {
+            bench.edit_models(
+                "[model.digits.quantization]",
+                "[model.digits.quantization]\nallow-slower = true",
+            )
+        },
+        r#"
+        calibrate digits: budget changed; subject changed
+        quantize digits int8: calibration ranges changed
+        evaluate digits int8: model changed; subject changed
+        assemble package digits int8: golden outputs changed; model changed
+        assemble image digits pi-32: 2: model layer changed
+        assemble image digits pi-64: 2: model layer changed
+        assemble index digits: image for pi-32 changed; image for pi-64 changed
+    "#,
+    );
+}
+
+#[test]
 fn a_target() {
     check(
         |bench| bench.edit_targets("intra-threads = 2", "intra-threads = 4"),
