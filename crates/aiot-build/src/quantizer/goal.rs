@@ -5,8 +5,9 @@ use aiot_onnx::Model;
 use super::compare::{Closeness, Latency};
 use crate::error::BuildError;
 
-/// A variant that needs more than this many times float's time is refused: measured against noise of a few percent.
-const MOST_SLOWDOWN: f64 = 1.25;
+/// A variant that needs more than this many times float's time is refused. Far from 1, since it is measured on the build
+/// host: devices with narrower float units gain more from 8 bits (depthwise nets run 1.2 times as long as float here).
+const MOST_SLOWDOWN: f64 = 1.5;
 /// Float runs shorter than this are not worth a refusal, and not measured well enough for one.
 const LEAST_SECONDS: f64 = 2e-4;
 /// Files within this factor are equally large, times within the next one equally long.
@@ -135,9 +136,9 @@ mod tests {
     #[test]
     fn only_what_is_clearly_and_noticeably_slower_is_refused() {
         for (float_seconds, ratio, allow_slower, refused) in [
-            (1e-3, 1.5, false, true),
-            (1e-3, 1.5, true, false),
-            (1e-3, 1.2, false, false),
+            (1e-3, 1.6, false, true),
+            (1e-3, 1.6, true, false),
+            (1e-3, 1.4, false, false),
             (1e-5, 35.0, false, false),
         ] {
             let goal = Goal {
