@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use aiot_inference::Engine;
 use aiot_inference::dataset::Dataset;
+use aiot_inference::engine::Optimize;
 use aiot_oci::Store;
 use aiot_onnx::Model;
 pub use aiot_onnx::{Granularity, NodeOutcome, NodeReport};
@@ -152,7 +153,9 @@ pub fn any_model(
         });
     };
     let engine = host_engine(paths, network, events)?;
-    let graph = engine.graph(&float.to_bytes(), true).map_err(BuildError::other)?;
+    let graph = engine
+        .graph(&float.to_bytes(), Optimize::All)
+        .map_err(BuildError::other)?;
     let samples = Samples::arrays(calibration, graph.inputs())?;
     let judge = wanted
         .evaluation

@@ -1,9 +1,11 @@
 """Makes the nets that docs/quantization.md measures: small, seeded, trained just long enough to have an opinion.
 
-    python make_models.py OUT [NET…]   # needs torch, numpy and onnx; some ten minutes on one busy core
+    python make_models.py OUT [NET…]   # needs torch, numpy and onnx; some twenty minutes on one busy core
 
 Per net OUT/<net>/ holds model.onnx (opset 17), calibration/<input>.npy, evaluation/<input>.npy and
-evaluation/labels.npy. Data are generated gratings (pictures) and phrases (tokens); nothing is fetched.
+evaluation/labels.npy. Data are generated gratings (pictures), phrases (tokens) and waves (sequences); nothing is
+fetched. mobilenet-224 and resnet-224 have the published widths and depths; they learn on small pictures and are shown
+a few large ones at the end.
 """
 
 import pathlib
@@ -18,31 +20,45 @@ CLASSES = 10
 SIDE = 32
 
 
-def pictures(count, seed):
+def pictures(count, seed, side=SIDE):
     """Gratings: the class decides direction and spacing; contrast, phase and noise are free."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, CLASSES, count)
-    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    # As many pixels to a period whatever the side, so that what is learnt on small pictures holds on large ones.
+    y, x = np.mgrid[0:side, 0:side] / SIDE
     angle = (labels % 5) * np.pi / 5 + random.normal(0, 0.12, count)
     spacing = np.where(labels < 5, 4.0, 5.5) + random.normal(0, 0.35, count)
     phase = random.uniform(0, 2 * np.pi, (count, 3))
     contrast = random.uniform(0.3, 1.0, (count, 3))
     along = np.cos(angle)[:, None, None] * x + np.sin(angle)[:, None, None] * y
     wave = np.sin(2 * np.pi * spacing[:, None, None, None] * along[:, None] + phase[:, :, None, None])
-    noise = random.normal(0, 0.9, (count, 3, SIDE, SIDE))
+    noise = random.normal(0, 0.9, (count, 3, side, side))
     return (contrast[:, :, None, None] * wave + noise).astype(np.float32), labels.astype(np.int64)
 
 
-def phrases(count, seed):
-    """Forty tokens of a vocabulary of 2,000; the class prefers some of them, a mask hides the end."""
+def phrases(count, seed, vocabulary=2000):
+    """Forty tokens of a vocabulary; the class prefers some of them, a mask hides the end."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, CLASSES, count)
-    tokens = random.integers(1, 2000, (count, 40))
+    tokens = random.integers(1, vocabulary, (count, 40))
     hints = random.random((count, 40)) < 0.09
     tokens[hints] = (labels[:, None] * 50 + random.integers(1, 50, (count, 40)))[hints]
     length = random.integers(20, 41, count)
     mask = (np.arange(40)[None] < length[:, None]).astype(np.int64)
     return (tokens * mask).astype(np.int64), mask, labels.astype(np.int64)
+
+
+def waves(count, seed):
+    """Fifty steps of six sensors: the class decides how two frequencies follow each other."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, CLASSES, count)
+    time = np.arange(50)[None, :, None] / 50
+    first, second = 3.0 + labels % 5, 3.0 + (labels * 3 + labels // 5) % 5
+    phase = random.uniform(0, 2 * np.pi, (count, 1, 6))
+    change = random.uniform(0.4, 0.6, (count, 1, 1))
+    speed = np.where(time < change, first[:, None, None], second[:, None, None])
+    wave = np.sin(2 * np.pi * speed * time + phase) * random.uniform(0.5, 1.5, (count, 1, 6))
+    return (wave + random.normal(0, 0.5, wave.shape)).astype(np.float32), labels.astype(np.int64)
 
 
 def conv(inputs, outputs, kernel, stride=1, groups=1, activation=nn.ReLU6):
@@ -54,9 +70,9 @@ def conv(inputs, outputs, kernel, stride=1, groups=1, activation=nn.ReLU6):
 class Inverted(nn.Module):
     """MobileNetV2's block."""
 
-    def __init__(self, inputs, outputs, stride, activation):
+    def __init__(self, inputs, outputs, stride, activation, wider=4):
         super().__init__()
-        hidden = inputs * 4
+        hidden = inputs * wider
         self.body = nn.Sequential(
             conv(inputs, hidden, 1, activation=activation),
             conv(hidden, hidden, 3, stride, hidden, activation),
@@ -98,6 +114,23 @@ def residual():
     return classifier(conv(3, 24, 3, activation=nn.ReLU), *[Residual(*step) for step in plan], features=96)
 
 
+def mobile_224():
+    """MobileNetV2's table of blocks: wider, channels, repeats, first stride."""
+    table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    blocks, inputs = [conv(3, 32, 3, 2)], 32
+    for wider, outputs, repeats, stride in table:
+        for number in range(repeats):
+            blocks.append(Inverted(inputs, outputs, stride if number == 0 else 1, nn.ReLU6, wider))
+            inputs = outputs
+    return classifier(*blocks, conv(320, 1280, 1), features=1280)
+
+
+def residual_224():
+    plan = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
+    blocks = [Residual(*step) for step in plan]
+    return classifier(conv(3, 64, 7, 2, activation=nn.ReLU), nn.MaxPool2d(3, 2, 1), *blocks, features=512)
+
+
 def uneven():
     """A depthwise net through plain ReLU whose channels are then made uneven without changing what it computes."""
     return mobile(nn.ReLU)
@@ -121,10 +154,10 @@ def make_uneven(net, seed):
 class Encoder(nn.Module):
     """Two attention layers, LayerNormalization, GELU and a mask of -10,000, as BERT has them."""
 
-    def __init__(self, width=64, heads=4):
+    def __init__(self, width=64, heads=4, vocabulary=2000):
         super().__init__()
         self.heads = heads
-        self.tokens = nn.Embedding(2000, width)
+        self.tokens = nn.Embedding(vocabulary, width)
         self.places = nn.Parameter(torch.randn(40, width) * 0.02)
         self.layers = nn.ModuleList()
         for _ in range(2):
@@ -148,6 +181,20 @@ class Encoder(nn.Module):
             x = layer["between"](x + layer["down"](F.gelu(layer["up"](x))))
         weights = mask.float()[:, :, None]
         return self.head((x * weights).sum(1) / weights.sum(1))
+
+
+class Recurrent(nn.Module):
+    """A bidirectional LSTM over a sequence, read at its two ends."""
+
+    def __init__(self, width=96):
+        super().__init__()
+        self.lstm = nn.LSTM(6, width, bidirectional=True, batch_first=True)
+        self.hidden = nn.Linear(2 * width, 64)
+        self.head = nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        seen, _ = self.lstm(x)
+        return self.head(F.relu(self.hidden(seen.mean(1))))
 
 
 def train(net, arrays, labels, epochs, rate):
@@ -198,13 +245,31 @@ def main():
         if name == "uneven":
             make_uneven(net, 7)
         save(out / name, net, ["pictures"], sets[1][:1], sets[2][:1], sets[2][1])
-    if wanted and "encoder" not in wanted:
-        return
-    torch.manual_seed(9)
-    sets = [phrases(8000, 1), phrases(64, 2), phrases(1000, 3)]
-    net = Encoder()
-    train(net, sets[0][:2], sets[0][2], 4, 2e-3)
-    save(out / "encoder", net, ["tokens", "mask"], sets[1][:2], sets[2][:2], sets[2][2])
+    encoders = {"encoder": (9, 64, 2000, 4), "encoder-large": (10, 128, 30522, 3)}
+    for name, (seed, width, vocabulary, epochs) in encoders.items():
+        if wanted and name not in wanted:
+            continue
+        torch.manual_seed(seed)
+        sets = [phrases(8000, 1, vocabulary), phrases(64, 2, vocabulary), phrases(1000, 3, vocabulary)]
+        net = Encoder(width, vocabulary=vocabulary)
+        train(net, sets[0][:2], sets[0][2], epochs, 2e-3)
+        save(out / name, net, ["tokens", "mask"], sets[1][:2], sets[2][:2], sets[2][2])
+    if not wanted or "recurrent" in wanted:
+        torch.manual_seed(11)
+        sets = [waves(6000, 1), waves(64, 2), waves(1000, 3)]
+        net = Recurrent()
+        train(net, sets[0][:1], sets[0][1], 5, 5e-3)
+        save(out / "recurrent", net, ["waves"], sets[1][:1], sets[2][:1], sets[2][1])
+    for number, (name, make) in enumerate({"mobilenet-224": mobile_224, "resnet-224": residual_224}.items()):
+        if wanted and name not in wanted:
+            continue
+        torch.manual_seed(20 + number)
+        net = make()
+        small, large = pictures(1600, 1, 64), pictures(128, 4, 224)
+        train(net, small[:1], small[1], 4, 2e-3)
+        train(net, large[:1], large[1], 2, 2e-4)
+        sets = [pictures(64, 2, 224), pictures(128, 3, 224)]
+        save(out / name, net, ["pictures"], sets[0][:1], sets[1][:1], sets[1][1])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ pub use equalize::equalize;
 pub use error::{OnnxError, QuantizeError};
 pub use exact::{Exactness, exactness};
 pub use float16::to_float16;
-pub use histogram::Histogram;
+pub use histogram::{Histogram, survey};
 pub use inspect::{
     Dimension, InitializerFacts, ModelFacts, OperatorUse, TensorFacts, initializers_by_size, inspect,
 };

@@ -9,6 +9,7 @@ mod hub;
 mod measure;
 mod plan;
 mod push;
+mod quantize;
 mod release;
 
 use aiot_build::BuildError;
@@ -30,6 +31,8 @@ pub enum What {
     Release,
     /// Decisions and looks at a simulated hub: 500 models, 4 targets, 10,000 devices
     Hub,
+    /// Calibration and writing of the largest declared model, or of --model with --calibration
+    Quantize,
     /// This workspace without anything to reuse: fetch, compile, bake (minutes; needs the network)
     Cold,
 }
@@ -49,11 +52,24 @@ pub struct Arguments {
     /// Times that each figure is taken; the median counts
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=101))]
     runs: u16,
+    /// An ONNX file for `quantize`
+    #[arg(long, value_name = "FILE", requires = "calibration")]
+    model: Option<std::path::PathBuf>,
+    /// Its samples: one .npy per input
+    #[arg(long, value_name = "DIR", requires = "model")]
+    calibration: Option<std::path::PathBuf>,
 }
 
 /// Measures and prints one row per figure.
 pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
-    let all = [What::Bake, What::Push, What::Plan, What::Release, What::Hub];
+    let all = [
+        What::Bake,
+        What::Push,
+        What::Plan,
+        What::Release,
+        What::Hub,
+        What::Quantize,
+    ];
     let wanted = if arguments.what.is_empty() {
         &all[..]
     } else {
@@ -68,6 +84,11 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             What::Plan => plan::run(paths, arguments.models.into(), arguments.targets.into(), runs)?,
             What::Release => release::run(paths, runs)?,
             What::Hub => hub::run(runs)?,
+            What::Quantize => {
+                let given = arguments.model.clone().zip(arguments.calibration.clone());
+                let subject = given.map(|(model, calibration)| quantize::Subject { model, calibration });
+                quantize::run(paths, subject.as_ref(), runs)?
+            }
             What::Cold => release::cold(paths)?,
         });
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use aiot_inference::Engine;
-use aiot_inference::engine::Graph;
+use aiot_inference::engine::{Graph, Optimize};
 use aiot_onnx::Model;
 
 use super::samples::Samples;
@@ -51,7 +51,9 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// A sample that cannot be read or run.
     pub fn new(engine: &'a Engine, float: &Model, samples: &'a Samples) -> Result<Reference<'a>, BuildError> {
-        let mut graph = engine.graph(&float.to_bytes(), true).map_err(BuildError::other)?;
+        let mut graph = engine
+            .graph(&float.to_bytes(), Optimize::All)
+            .map_err(BuildError::other)?;
         let mut reference = Reference {
             engine,
             samples,
@@ -88,7 +90,7 @@ impl<'a> Reference<'a> {
     pub fn closeness(&self, variant: &Model, samples: usize) -> Result<Closeness, BuildError> {
         let mut graph = self
             .engine
-            .graph(&variant.to_bytes(), true)
+            .graph(&variant.to_bytes(), Optimize::All)
             .map_err(BuildError::other)?;
         let mut tally = Tally::default();
         let mut references = self.outputs.iter();
@@ -121,7 +123,7 @@ impl<'a> Reference<'a> {
             .iter()
             .map(|variant| {
                 self.engine
-                    .graph(&variant.to_bytes(), true)
+                    .graph(&variant.to_bytes(), Optimize::All)
                     .map_err(BuildError::other)
             })
             .collect::<Result<_, _>>()?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aiot_inference::dataset::Dataset;
-use aiot_inference::engine::{GraphInput, Numbers, SessionOptions};
+use aiot_inference::engine::{GraphInput, Numbers, Optimize, SessionOptions};
 use aiot_inference::{Engine, evaluate};
 use aiot_onnx::Model;
 use aiot_package::{Digest, Metric, ModelFile, ModelPackage, OutputSpec, PACKAGE_FORMAT_VERSION, Precision};
@@ -93,7 +93,7 @@ impl Judge {
                 labels,
                 path,
             } => {
-                let mut graph = engine.graph(&onnx, true).map_err(BuildError::other)?;
+                let mut graph = engine.graph(&onnx, Optimize::All).map_err(BuildError::other)?;
                 let (mut right, mut rows) = (0u64, 0u64);
                 for sample in 0..samples.len() {
                     let expected = integers(labels.sample(sample)?.numbers).ok_or_else(|| {

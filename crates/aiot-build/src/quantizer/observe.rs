@@ -1,13 +1,14 @@
 //! What the quantizer must know of a graph's tensors: distributions, and means per channel.
 //!
 //! One pass over the samples; memory is that of one run and a histogram per tensor, whatever the number of samples.
-//! The graph runs unoptimized on one thread, so that the tensors are those that the file names and sums have one order.
+//! The graph runs on one thread, so that sums have one order, and without other memory layouts, which would keep a second
+//! copy of every tensor that is looked at.
 
 use std::collections::BTreeMap;
 
 use aiot_inference::Engine;
-use aiot_inference::engine::{Array, Numbers};
-use aiot_onnx::{Activations, ChannelAxis, Histogram, Model, Ranges};
+use aiot_inference::engine::{Array, Numbers, Optimize};
+use aiot_onnx::{Activations, ChannelAxis, Histogram, Model, Range, Ranges};
 
 use super::samples::Samples;
 use crate::error::BuildError;
@@ -51,7 +52,7 @@ pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<O
     let names: Vec<String> = tensors.iter().chain(channels.keys()).cloned().collect();
     let shown = aiot_onnx::with_outputs(prepared, &names).map_err(BuildError::other)?;
     let mut graph = engine
-        .graph(&shown.to_bytes(), false)
+        .graph(&shown.to_bytes(), Optimize::NoLayout)
         .map_err(BuildError::other)?;
     let inputs: Vec<String> = graph.inputs().iter().map(|input| input.name.clone()).collect();
     let mut observed = Observed {
@@ -99,31 +100,61 @@ pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<O
 
 impl Observed {
     fn add(&mut self, name: &str, shape: &[i64], values: &[f32], channels: &BTreeMap<String, ChannelAxis>) {
+        let range = match channels.get(name) {
+            Some(axis) => self.add_sums(name, *axis, shape, values),
+            None => None,
+        };
         if let Some(histogram) = self.histograms.get_mut(name) {
-            histogram.observe(values);
+            match range {
+                Some(range) => histogram.observe_within(values, range),
+                None => histogram.observe(values),
+            }
         }
-        let Some(axis) = channels.get(name) else { return };
+    }
+
+    /// Adds to a tensor's sums per channel; returns its extremes where one pass gives both.
+    fn add_sums(&mut self, name: &str, axis: ChannelAxis, shape: &[i64], values: &[f32]) -> Option<Range> {
         let axis = match axis {
             ChannelAxis::Second if shape.len() >= 2 => 1,
             ChannelAxis::Last if !shape.is_empty() => shape.len() - 1,
-            _ => return,
+            _ => return None,
         };
         let count = usize::try_from(shape[axis]).unwrap_or(0);
         let inner = shape[axis + 1..].iter().product::<i64>().max(1) as usize;
         if count == 0 || values.is_empty() {
-            return;
+            return None;
         }
         let (sums, total) = self
             .sums
             .entry(name.to_owned())
             .or_insert_with(|| (vec![0.0; count], 0));
         if sums.len() != count {
-            return;
-        }
-        for (run, values) in values.chunks(inner).enumerate() {
-            sums[run % count] += sum(values);
+            return None;
         }
         *total += (values.len() / count) as u64;
+        if inner == 1 {
+            for row in values.chunks(count) {
+                for (sum, &value) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(value);
+                }
+            }
+            return None;
+        }
+        let mut whole: Option<Range> = None;
+        for (run, values) in values.chunks(inner).enumerate() {
+            let (range, sum) = aiot_onnx::survey(values)?;
+            sums[run % count] += sum;
+            whole = Some(match whole {
+                // NaN stays NaN.
+                Some(old) if !old.min.is_nan() && !range.min.is_nan() => Range {
+                    min: old.min.min(range.min),
+                    max: old.max.max(range.max),
+                },
+                Some(old) if old.min.is_nan() => old,
+                _ => range,
+            });
+        }
+        whole
     }
 
     /// The ranges, rounded as the calibration record keeps them.
@@ -155,19 +186,6 @@ impl Observed {
             .map(|(name, sums)| (name.clone(), mean(sums)))
             .collect()
     }
-}
-
-/// Sixteen running sums, so that the compiler can use wide registers and the order is still fixed.
-fn sum(values: &[f32]) -> f64 {
-    const LANES: usize = 16;
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut sums = [0.0f64; LANES];
-    for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(chunk[lane]);
-        }
-    }
-    sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value)).sum::<f64>()
 }
 
 /// The number with three significant decimal digits that is nearest.

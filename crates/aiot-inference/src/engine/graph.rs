@@ -175,11 +175,19 @@ fn view(array: &Array) -> ort::Result<SessionInputValue<'_>> {
     })
 }
 
-pub(super) fn open(environment: &Environment, onnx: &[u8], optimize: bool) -> Result<Graph, EngineError> {
-    let level = if optimize {
-        GraphOptimizationLevel::All
-    } else {
-        GraphOptimizationLevel::Disable
+/// How far the engine may rewrite a graph. The values of its outputs stay the same but for last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optimize {
+    /// As far as it can.
+    All,
+    /// Nodes are fused, tensors keep their layout: for graphs that show most of their tensors.
+    NoLayout,
+}
+
+pub(super) fn open(environment: &Environment, onnx: &[u8], optimize: Optimize) -> Result<Graph, EngineError> {
+    let level = match optimize {
+        Optimize::All => GraphOptimizationLevel::All,
+        Optimize::NoLayout => GraphOptimizationLevel::Level2,
     };
     let commit = || -> ort::Result<ort::session::Session> {
         SessionBuilder::new(environment)?

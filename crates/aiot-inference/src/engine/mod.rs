@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use aiot_package::Precision;
 use serde::{Deserialize, Serialize};
 
-pub use graph::{Array, Graph, GraphInput, Numbers};
+pub use graph::{Array, Graph, GraphInput, Numbers, Optimize};
 pub use library::LibraryFault;
 pub use session::Session;
 
@@ -283,12 +283,11 @@ impl Engine {
         session::open(&self.environment, onnx, precision, options)
     }
 
-    /// The ONNX file `onnx` with any number of inputs, on one thread of the processor. With `optimize` off, the
-    /// tensors are those that the file names.
+    /// The ONNX file `onnx` with any number of inputs, on one thread of the processor.
     ///
     /// # Errors
     /// [`EngineError::NoProvider`] with the engine's reason, [`EngineError::Run`] for inputs that are no tensors.
-    pub fn graph(&self, onnx: &[u8], optimize: bool) -> Result<Graph, EngineError> {
+    pub fn graph(&self, onnx: &[u8], optimize: Optimize) -> Result<Graph, EngineError> {
         graph::open(&self.environment, onnx, optimize)
     }
 }

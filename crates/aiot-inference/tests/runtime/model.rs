@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::common::{engine, onnx, open, package, png};
-use aiot_inference::engine::{Array, Numbers};
+use aiot_inference::engine::{Array, Numbers, Optimize};
 use aiot_inference::{
     Dataset, Model, Outcome, Prediction, PredictionResult, SessionOptions, evaluate, golden,
 };
@@ -265,7 +265,7 @@ fn evaluates_pictures() {
 
 #[test]
 fn any_graph_shows_its_outputs_and_refuses_what_does_not_fit() {
-    let mut graph = engine().graph(&onnx("clip"), false).unwrap();
+    let mut graph = engine().graph(&onnx("clip"), Optimize::NoLayout).unwrap();
     assert_eq!(graph.inputs().len(), 1);
     let lengths = graph.inputs()[0].shape.iter().map(|length| length.unwrap_or(1));
     let shape: Vec<usize> = lengths.collect();
