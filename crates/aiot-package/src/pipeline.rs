@@ -1,9 +1,10 @@
-//! What a module takes in and where its predictions go: `[model.<name>.edge.sources]`, `.sinks` and `.queue` of
-//! `models.toml`, and the variable [`PIPELINE_VARIABLE`] that carries them into the module. Plain data; the code that
+//! What a module takes in and where its predictions go: `[model.<name>.edge.sources]`, `.sinks`, `.queue` and
+//! `.drift` of `models.toml`, and the variable [`PIPELINE_VARIABLE`] that carries them into the module. Plain data; the code that
 //! obeys it is `edge-runtime`.
 
 use serde::{Deserialize, Serialize};
 
+use crate::drift::DriftSpec;
 use crate::endpoint::Endpoint;
 
 /// The variable with a [`Pipeline`] as JSON. Absent: [`Pipeline::default`].
@@ -13,7 +14,7 @@ pub const PIPELINE_VARIABLE: &str = "AIOT_PIPELINE";
 const QUEUE_MIB: std::ops::RangeInclusive<u32> = 1..=65_536;
 
 /// Where inputs come from and where predictions go.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Pipeline {
     /// Where inputs come from.
@@ -25,6 +26,9 @@ pub struct Pipeline {
     /// Where predictions wait for a sink that is away.
     #[serde(default)]
     pub queue: QueueSpec,
+    /// How inputs are compared with the evaluation set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftSpec>,
 }
 
 /// Where inputs come from. HTTP always answers who asks; what is declared here is published to the sinks.
@@ -285,6 +289,9 @@ impl Pipeline {
         }
         let message = format!("queue.max-mib: from {} to {}", QUEUE_MIB.start(), QUEUE_MIB.end());
         check(QUEUE_MIB.contains(&self.queue.max_mib), message);
+        if let Some((key, wanted)) = self.drift.as_ref().and_then(DriftSpec::problem) {
+            check(false, format!("drift.{key}: {wanted}"));
+        }
         problems
     }
 }
@@ -333,6 +340,10 @@ mod tests {
             directory: Some("q".into()),
             max_mib: 0,
         };
+        pipeline.drift = Some(DriftSpec {
+            window: 0,
+            ..DriftSpec::default()
+        });
         let problems = pipeline.problems();
         let keys = [
             "sources.edge-hub.inputs",
@@ -346,6 +357,7 @@ mod tests {
             "sinks.webhook.authorities",
             "queue.directory",
             "queue.max-mib",
+            "drift.window",
         ];
         assert_eq!(problems.len(), keys.len(), "{problems:#?}");
         for (problem, key) in problems.iter().zip(keys) {

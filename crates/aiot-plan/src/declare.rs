@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Activation, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
+use aiot_package::{Activation, DriftSpec, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -187,6 +187,8 @@ pub struct EdgeDeclaration {
     pub sinks: Option<Spanned<Sinks>>,
     /// Where predictions wait for a sink that is away; in memory unless given.
     pub queue: Option<Spanned<QueueSpec>>,
+    /// How inputs are compared with the evaluation set.
+    pub drift: Option<Spanned<DriftSpec>>,
     /// Joined over the target's create-options.
     pub create_options: Option<Spanned<toml::Table>>,
     /// Lower starts earlier.

@@ -10,7 +10,7 @@ use crate::command::Overrides;
 use crate::iotedge::EdgeEnvironment;
 
 /// Where everything is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) model_dir: PathBuf,
     pub(crate) engine_library: PathBuf,

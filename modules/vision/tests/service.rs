@@ -175,7 +175,7 @@ fn predicts_pictures_and_counts() {
     let text = service.scrape();
     for line in [
         "aiot_inferences_total 1",
-        "aiot_inference_errors_total{reason=\"bad_input\"} 3",
+        "aiot_inference_errors_total{reason=\"undecodable\"} 3",
         "aiot_inference_errors_total{reason=\"bad_request\"} 1",
         "aiot_inference_errors_total{reason=\"too_large\"} 1",
         "aiot_inference_errors_total{reason=\"queue_full\"} 0",
@@ -310,4 +310,21 @@ fn a_taken_address_is_named() {
     let (code, _, stderr) = finished(second);
     assert_eq!(code, 3);
     assert!(stderr.contains("set AIOT_HTTP_ADDRESS to another"), "{stderr}");
+}
+
+#[test]
+fn a_baseline_of_another_model_is_refused() {
+    let dir = package("colour");
+    for (baseline, wanted) in [
+        (
+            r#"{"format-version": 1, "statistics": []}"#,
+            "not those of this model",
+        ),
+        (r#"{"format-version": 2, "statistics": []}"#, "format version 2"),
+        ("{", "EOF"),
+    ] {
+        std::fs::write(dir.path().join("baseline.json"), baseline).unwrap();
+        let (code, _, stderr) = finished(command(env!("CARGO_BIN_EXE_vision"), dir.path(), &["serve"]));
+        assert!(code == 3 && stderr.contains(wanted), "{wanted}: {code} {stderr}");
+    }
 }

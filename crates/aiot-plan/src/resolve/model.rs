@@ -415,7 +415,7 @@ impl Resolver {
         }
     }
 
-    /// Sources, sinks and queue travel to the module in one variable.
+    /// Sources, sinks, queue and drift watch travel to the module in one variable.
     fn pipeline(
         &mut self,
         file: &SourceFile,
@@ -427,12 +427,14 @@ impl Resolver {
             sources,
             sinks,
             queue,
+            drift,
             ..
         } = declared;
         let sites = [
             ("sources", sources.as_ref().map(|value| site(file, value))),
             ("sinks", sinks.as_ref().map(|value| site(file, value))),
             ("queue", queue.as_ref().map(|value| site(file, value))),
+            ("drift", drift.as_ref().map(|value| site(file, value))),
         ];
         let Some(first) = sites.iter().find_map(|(_, site)| site.clone()) else {
             return;
@@ -450,6 +452,7 @@ impl Resolver {
                 .as_ref()
                 .map(|value| value.get_ref().clone())
                 .unwrap_or_default(),
+            drift: drift.as_ref().map(|value| *value.get_ref()),
         };
         for problem in pipeline.problems() {
             let of = sites.iter().find(|(table, _)| problem.starts_with(table));

@@ -6,6 +6,7 @@
 
 pub(crate) mod broker;
 pub(crate) mod directory;
+mod drift;
 pub(crate) mod intake;
 mod message;
 pub(crate) mod tuning;
@@ -18,8 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use aiot_inference::{Engine, Model, Prediction, PredictionResult};
-use aiot_package::Pipeline;
+use aiot_inference::drift::Observation;
+use aiot_inference::{Engine, Model, PredictError, Prediction, PredictionResult};
+use aiot_package::{Baseline, Pipeline};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
@@ -29,6 +31,7 @@ use crate::link::{LinkState, Message};
 use crate::outbox::{Outbox, QueueError};
 use crate::serve::Metrics;
 use crate::{ModuleSpec, log};
+use drift::DriftWatch;
 use message::Identity;
 pub(crate) use message::Origin;
 use tuning::Tuning;
@@ -87,6 +90,7 @@ pub(crate) struct Flow {
     instance: u64,
     messages: AtomicU64,
     inputs: AtomicU64,
+    drift: DriftWatch,
     started: Instant,
     news: Notify,
 }
@@ -99,7 +103,7 @@ impl Flow {
         edge: Option<&EdgeEnvironment>,
         (engine, model): (&Engine, &Model),
         metrics: Arc<Metrics>,
-        self_check: SelfCheck,
+        (self_check, baseline): (SelfCheck, Option<Baseline>),
     ) -> Result<Flow, QueueError> {
         let directory = pipeline.queue.directory.as_deref().map(Path::new);
         let max_bytes = u64::from(pipeline.queue.max_mib) << 20;
@@ -135,7 +139,8 @@ impl Flow {
             },
         });
         let stdout = pipeline.sinks.stdout.map(|_| STDOUT);
-        let declared = Tuning::new(sinks.keys().copied().chain(stdout).map(str::to_owned));
+        let mut declared = Tuning::new(sinks.keys().copied().chain(stdout).map(str::to_owned));
+        declared.drift = pipeline.drift.unwrap_or_default();
         Ok(Flow {
             spec,
             pipeline,
@@ -155,6 +160,7 @@ impl Flow {
             instance: crate::link::random_u64(),
             messages: AtomicU64::new(0),
             inputs: AtomicU64::new(0),
+            drift: DriftWatch::new(baseline),
             started: Instant::now(),
             news: Notify::new(),
         })
@@ -188,6 +194,7 @@ impl Flow {
             log::info(&format!("settings from the twin: {}", json!(tuning)));
         }
         log::set_level(tuning.log_level);
+        self.drift.tuned(&tuning.drift);
         *self.tuning.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tuning);
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
@@ -207,6 +214,32 @@ impl Flow {
     pub(crate) fn skips(&self) -> bool {
         let every = u64::from(self.tuning().sample_every);
         !self.inputs.fetch_add(1, Relaxed).is_multiple_of(every)
+    }
+
+    /// Predictions for one input, counted for the metrics and the drift watch, judged by the twin's threshold.
+    pub(crate) fn predict(&self, model: &Model, bytes: &[u8]) -> Result<Vec<Prediction>, PredictError> {
+        self.drift.input(bytes);
+        let (mut predictions, observation) = model.predict_observed(bytes)?;
+        for prediction in &predictions {
+            self.metrics.observe_us(prediction.latency_us);
+        }
+        if let Some(observation) = observation {
+            self.observe(&observation);
+        }
+        self.retune(&mut predictions);
+        Ok(predictions)
+    }
+
+    /// Counts what the model said of a tensor that a client prepared.
+    pub(crate) fn observe(&self, observation: &Observation) {
+        if self.drift.observe(observation, &self.tuning().drift) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Whether inputs drift; `None` where nothing watches that.
+    pub(crate) fn drifting(&self) -> Option<bool> {
+        self.drift.drifting(&self.tuning().drift)
     }
 
     /// Judges by the twin's threshold in place of the package's.
@@ -246,10 +279,18 @@ impl Flow {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = message::time_text(now.as_millis() as u64);
+        let drifting = self.drifting();
         for prediction in predictions {
             let number = self.messages.fetch_add(1, Relaxed);
             let id = format!("{:016x}-{number}", self.instance);
-            let body = match message::body(self.spec, &self.identity, origin, prediction, &id, &time) {
+            let body = match message::body(
+                self.spec,
+                &self.identity,
+                origin,
+                (prediction, drifting),
+                &id,
+                &time,
+            ) {
                 Ok(body) => body,
                 Err(error) => {
                     log::error(&format!("a prediction cannot be written as JSON: {error}"));
@@ -347,12 +388,14 @@ impl Flow {
             text.join("; ").into()
         };
         report["statistics"] = self.statistics();
+        report["drift"] = self.drift.report(&self.tuning().drift);
         report
     }
 
     /// Gauges and counters of the sinks, as Prometheus reads them.
     pub(crate) fn write_metrics(&self, out: &mut String) {
         use std::fmt::Write;
+        self.drift.write_metrics(out);
         type Read = fn(&Sink) -> u64;
         let kinds: [(&str, &str, &str, Read); 4] = [
             (

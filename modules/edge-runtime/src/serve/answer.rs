@@ -70,13 +70,13 @@ impl Refusal {
 
 impl From<PredictError> for Refusal {
     fn from(error: PredictError) -> Refusal {
-        match error {
-            PredictError::Prepare(error) => Refusal {
-                status: StatusCode::BAD_REQUEST,
-                reason: Reason::BadInput,
-                message: error.to_string(),
+        Refusal {
+            status: match error {
+                PredictError::Prepare(_) => StatusCode::BAD_REQUEST,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            other => Refusal::failed(other.to_string()),
+            reason: Reason::of(&error),
+            message: error.to_string(),
         }
     }
 }

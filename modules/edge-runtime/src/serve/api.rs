@@ -119,8 +119,9 @@ async fn infer(State(service): Shared, Path(named): Path<Named>, request: Reques
         service.check(&named)?;
         let place = service.worker.place()?;
         let body = read(request.into_body()).await?;
+        let flow = service.flow.clone();
         let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
-            open_inference::infer(model, metrics, &body)
+            open_inference::infer(model, metrics, &flow, &body)
         };
         Ok(json(StatusCode::OK, &service.worker.run(place, work).await??))
     };
@@ -138,9 +139,8 @@ async fn predict(State(service): Shared, request: Request) -> Response {
     let result = async {
         let place = service.worker.place()?;
         let body = read(request.into_body()).await?;
-        let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
-            let mut predictions = model.predict_bytes(&body)?;
-            flow.retune(&mut predictions);
+        let work = move |model: &aiot_inference::Model, _: &super::Metrics| {
+            let predictions = flow.predict(model, &body)?;
             if flow.pipeline().sources.http.is_some() {
                 let origin = Origin {
                     kind: "http",
@@ -152,10 +152,10 @@ async fn predict(State(service): Shared, request: Request) -> Response {
                 flow.deliver(&mut delivery)
                     .map_err(|error| Refusal::failed(error.to_string()))?;
             }
+            let drifting = flow.drifting();
             let mut published = Vec::with_capacity(predictions.len());
             for prediction in &predictions {
-                metrics.observe_us(prediction.latency_us);
-                let value = serde_json::to_value(Published::new(spec, None, prediction));
+                let value = serde_json::to_value(Published::new(spec, prediction, drifting));
                 published.push(value.map_err(|error| Refusal::failed(error.to_string()))?);
             }
             Ok::<_, Refusal>(Predictions {

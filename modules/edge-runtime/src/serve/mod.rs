@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aiot_inference::model::read_baseline;
 use aiot_inference::{Engine, Model, PredictError};
 use axum::Router;
 use serde_json::Value;
@@ -27,7 +28,7 @@ use tokio::sync::watch;
 use crate::flow::{Flow, SelfCheck};
 use crate::settings::Settings;
 use crate::{EXIT_DONE, EXIT_SELF_TEST, ModuleSpec, Published, Stop, iotedge, link, log, once};
-pub(crate) use metrics::{Metrics, Reason};
+pub(crate) use metrics::{Metrics, Reason, escaped};
 use worker::Worker;
 
 /// How long accepted requests and inputs may take after SIGTERM.
@@ -91,7 +92,7 @@ impl Service {
                 metrics.observe_us(prediction.latency_us);
             }
             let values = predictions.iter().map(|prediction| {
-                serde_json::to_value(Published::new(spec, None, prediction)).unwrap_or_default()
+                serde_json::to_value(Published::new(spec, prediction, None)).unwrap_or_default()
             });
             Ok::<Vec<Value>, PredictError>(values.collect())
         };
@@ -123,13 +124,17 @@ pub(crate) fn serve(
 async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Model) -> Result<u8, Stop> {
     let metrics = Arc::new(Metrics::new(&model, engine));
     let check = once::self_check(&model, &settings.model_dir)?;
+    let baseline = read_baseline(&settings.model_dir, model.package()).map_err(Stop::setup)?;
+    if baseline.is_none() {
+        log::info("the package has no drift baseline: inputs are not compared with the evaluation set");
+    }
     let flow = Flow::open(
         spec,
         settings.pipeline.clone(),
         settings.edge.as_ref(),
         (engine, &model),
         metrics.clone(),
-        check.clone(),
+        (check.clone(), baseline),
     );
     let flow = Arc::new(flow.map_err(Stop::setup)?);
     // A service that computes something else than the build must not start, and a roll-out must see it.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::answer::Refusal;
 use super::metrics::Metrics;
 use super::tensor_data::TensorData;
+use crate::flow::Flow;
 
 /// The only element type that models here take and give.
 const FP32: &str = "FP32";
@@ -90,7 +91,12 @@ pub(crate) fn metadata(model: &Model) -> Metadata {
     }
 }
 
-pub(crate) fn infer(model: &Model, metrics: &Metrics, body: &[u8]) -> Result<InferResponse, Refusal> {
+pub(crate) fn infer(
+    model: &Model,
+    metrics: &Metrics,
+    flow: &Flow,
+    body: &[u8],
+) -> Result<InferResponse, Refusal> {
     let request: InferRequest = serde_json::from_slice(body)
         .map_err(|error| Refusal::bad_request(format!("the request is malformed: {error}")))?;
     for requested in &request.outputs {
@@ -105,6 +111,7 @@ pub(crate) fn infer(model: &Model, metrics: &Metrics, body: &[u8]) -> Result<Inf
     let started = Instant::now();
     let mut computed = model.run(&tensor).map_err(PredictError::from)?;
     metrics.observe_us(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+    flow.observe(&model.observe_outputs(&tensor, &computed)?);
     let mut outputs = Vec::new();
     for spec in model.outputs() {
         let wanted =
