@@ -78,7 +78,7 @@ async fn server(State(service): Shared) -> Response {
     struct Server {
         name: &'static str,
         version: &'static str,
-        extensions: [&'static str; 0],
+        extensions: [&'static str; 1],
     }
     let version = env!("CARGO_PKG_VERSION");
     json(
@@ -86,7 +86,7 @@ async fn server(State(service): Shared) -> Response {
         &Server {
             name: service.spec.name,
             version,
-            extensions: [],
+            extensions: [open_inference::BINARY_EXTENSION],
         },
     )
 }
@@ -118,12 +118,13 @@ async fn infer(State(service): Shared, Path(named): Path<Named>, request: Reques
     let result = async {
         service.check(&named)?;
         let place = service.worker.place()?;
-        let body = read(request.into_body()).await?;
+        let header_bytes = open_inference::header_length(request.headers())?;
+        let body = read(request.into_body(), service.patience).await?;
         let flow = service.flow.clone();
         let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
-            open_inference::infer(model, metrics, &flow, &body)
+            open_inference::infer(model, metrics, &flow, &body, header_bytes)
         };
-        Ok(json(StatusCode::OK, &service.worker.run(place, work).await??))
+        service.worker.run(place, work).await?
     };
     service.answer(result.await)
 }
@@ -138,7 +139,7 @@ async fn predict(State(service): Shared, request: Request) -> Response {
     let flow = service.flow.clone();
     let result = async {
         let place = service.worker.place()?;
-        let body = read(request.into_body()).await?;
+        let body = read(request.into_body(), service.patience).await?;
         let work = move |model: &aiot_inference::Model, _: &super::Metrics| {
             let predictions = flow.predict(model, &body)?;
             if flow.pipeline().sources.http.is_some() {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod api;
+mod connections;
 mod links;
 mod metrics;
 mod open_inference;
@@ -19,7 +20,6 @@ use std::time::Duration;
 
 use aiot_inference::model::read_baseline;
 use aiot_inference::{Engine, Model, PredictError};
-use axum::Router;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::flow::{Flow, SelfCheck};
 use crate::settings::Settings;
-use crate::{EXIT_DONE, EXIT_SELF_TEST, ModuleSpec, Published, Stop, iotedge, link, log, once};
+use crate::{EXIT_DONE, EXIT_SELF_TEST, ModuleSpec, Published, Stop, iotedge, log, once};
 pub(crate) use metrics::{Metrics, Reason, escaped};
 use worker::Worker;
 
@@ -50,6 +50,8 @@ pub(crate) struct Service {
     metrics: Arc<Metrics>,
     flow: Arc<Flow>,
     ready: AtomicBool,
+    /// How long a client may be silent in the middle of a request.
+    patience: Duration,
 }
 
 impl Service {
@@ -160,6 +162,7 @@ async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Mode
         metrics: metrics.clone(),
         flow: flow.clone(),
         ready: AtomicBool::new(true),
+        patience: settings.http_timeout,
     });
 
     // Before the addresses are told, or a quick SIGTERM would kill.
@@ -178,14 +181,16 @@ async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Mode
     let (stop_sinks, sinks_stopped) = watch::channel(false);
     let links = links::start(&service, settings, &stopped, &sinks_stopped).map_err(Stop::setup)?;
     let mut sources = links.sources;
-    sources.push(tokio::spawn(until(
+    sources.push(tokio::spawn(connections::serve(
         http,
         api::router(service.clone()),
+        settings.http_timeout,
         stopped.clone(),
     )));
-    sources.push(tokio::spawn(until(
+    sources.push(tokio::spawn(connections::serve(
         scrape,
         metrics::router(metrics, flow),
+        settings.http_timeout,
         stopped,
     )));
     tokio::select! {
@@ -230,11 +235,4 @@ fn address(listener: &TcpListener) -> String {
     listener
         .local_addr()
         .map_or_else(|error| error.to_string(), |address| format!("http://{address}"))
-}
-
-async fn until(listener: TcpListener, router: Router, mut stopped: link::Stop) {
-    let stop = async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
-    let _ = axum::serve(listener, router).with_graceful_shutdown(stop).await;
 }
