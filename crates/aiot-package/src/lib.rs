@@ -28,8 +28,8 @@ pub use digest::{Digest, DigestError};
 pub use drift::{BASELINE_FILE, BASELINE_FORMAT_VERSION, Baseline, Bins, DriftSpec, Statistic};
 pub use endpoint::Endpoint;
 pub use pipeline::{
-    DirectorySource, EdgeHubSink, EdgeHubSource, HttpSource, MqttSink, PIPELINE_VARIABLE, Pipeline,
-    QueueSpec, Sinks, Sources, StdoutSink, WebhookSink,
+    CaptureSpec, DirectorySource, EdgeHubSink, EdgeHubSource, HttpSource, MqttSink, PIPELINE_VARIABLE,
+    Pipeline, QueueSpec, Sinks, Sources, StdoutSink, WebhookSink,
 };
 
 /// The version of `package.json` that this code writes and the only one that it reads.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Activation, DriftSpec, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
+use aiot_package::{Activation, CaptureSpec, DriftSpec, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -189,6 +189,8 @@ pub struct EdgeDeclaration {
     pub queue: Option<Spanned<QueueSpec>>,
     /// How inputs are compared with the evaluation set.
     pub drift: Option<Spanned<DriftSpec>>,
+    /// Where inputs are kept when the twin or a direct method asks for some.
+    pub capture: Option<Spanned<CaptureSpec>>,
     /// Joined over the target's create-options.
     pub create_options: Option<Spanned<toml::Table>>,
     /// Lower starts earlier.

@@ -48,6 +48,11 @@ pub use serde_json::Value;
 use command::Command;
 use settings::Settings;
 
+/// The guide's module compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/modules.md")]
+struct Guide;
+
 /// Exit code: done.
 pub const EXIT_DONE: u8 = 0;
 /// Exit code: an input could not be predicted, or the service is not ready.

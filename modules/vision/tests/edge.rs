@@ -482,6 +482,43 @@ fn drift_is_seen_told_and_switched_off() {
     assert_eq!(ask([255, 0, 0]), Value::Null);
 }
 
+#[test]
+fn inputs_are_kept_when_somebody_asks() {
+    let Some(device) = Device::new() else { return };
+    let hub = device.hub(DESIRED);
+    let folder = device.folder.path().join("capture");
+    let mut pipeline = device.pipeline();
+    pipeline["capture"] = json!({"directory": folder});
+    let service = Service::start(device.command(&pipeline));
+    wait_for("a report", || hub.reported().first().cloned());
+    predict(&service);
+    assert!(!folder.exists(), "nothing is kept unless somebody asks");
+    let call = |payload: &str| hub.call("capture", payload);
+    assert_eq!(call(r#"{"count": 0}"#).0, "400");
+    assert_eq!(call(r#"{"count": 2}"#).0, "200");
+    (0..3).for_each(|_| predict(&service));
+    let kept = || -> Vec<std::path::PathBuf> {
+        let mut paths: Vec<_> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.sort();
+        paths
+    };
+    assert_eq!(kept().len(), 4, "{:?}", kept());
+    let facts: Value = serde_json::from_slice(&std::fs::read(&kept()[0]).unwrap()).unwrap();
+    assert_eq!(facts["predictions"][0]["result"]["label"], "red", "{facts}");
+    assert_eq!(std::fs::read(&kept()[1]).unwrap(), png([255, 0, 0]));
+    // The twin: one an hour is one now.
+    let on = r#"{"capture": {"enabled": true, "perHour": 1}, "$version": 2}"#;
+    hub.patch(2, on, on);
+    wait_for("capture in force", || {
+        Some(last_report(&hub)).filter(|report| report["settings"]["capture"]["enabled"] == true)
+    });
+    (0..3).for_each(|_| predict(&service));
+    assert_eq!(kept().len(), 6, "{:?}", kept());
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {

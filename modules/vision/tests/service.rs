@@ -484,3 +484,46 @@ fn silent_clients_are_sent_away() {
     // The place in the queue is free again.
     assert_eq!(service.request("POST", "/v1/predict", &png([255, 0, 0])).0, 200);
 }
+
+#[test]
+fn damaged_requests_are_answered() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let json = json!({
+        "parameters": {"binary_data_output": true},
+        "inputs": [{
+            "name": "input", "shape": [1, 3, 4, 4], "datatype": "FP32", "parameters": {"binary_data_size": 192},
+        }],
+    })
+    .to_string();
+    let whole = [json.as_bytes(), &[0x3f; 192]].concat();
+    let send = |body: &[u8], length: usize| {
+        let mut stream = connect(&service.http);
+        let head = format!(
+            "POST /v2/models/colour/infer HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\
+             Inference-Header-Content-Length: {length}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[9..12]).into_owned()
+    };
+    assert_eq!(send(&whole, json.len()), "200");
+    let mut answers = std::collections::BTreeMap::new();
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        // In a number 0xff may make one so large that the model overflows, which is no mistake of ours either.
+        let high = if at < json.len() { 0xff } else { 0x40 };
+        for value in [0, high, whole[at] ^ 0x10] {
+            damaged[at] = value;
+            *answers.entry(send(&damaged, json.len())).or_insert(0) += 1;
+        }
+        // Cut off, and parted elsewhere.
+        *answers.entry(send(&whole[..at], json.len().min(at))).or_insert(0) += 1;
+        *answers.entry(send(&whole, at)).or_insert(0) += 1;
+    }
+    // Damage in a number may give another number; everything else is the client's mistake, and nothing is ours.
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["200", "400"], "{answers:?}");
+    assert!(answers["400"] > 500 && service.request("GET", "/v2/health/ready", b"").0 == 200);
+}

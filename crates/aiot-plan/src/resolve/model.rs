@@ -415,7 +415,7 @@ impl Resolver {
         }
     }
 
-    /// Sources, sinks, queue and drift watch travel to the module in one variable.
+    /// Sources, sinks, queue, drift watch and capture travel to the module in one variable.
     fn pipeline(
         &mut self,
         file: &SourceFile,
@@ -428,6 +428,7 @@ impl Resolver {
             sinks,
             queue,
             drift,
+            capture,
             ..
         } = declared;
         let sites = [
@@ -435,6 +436,7 @@ impl Resolver {
             ("sinks", sinks.as_ref().map(|value| site(file, value))),
             ("queue", queue.as_ref().map(|value| site(file, value))),
             ("drift", drift.as_ref().map(|value| site(file, value))),
+            ("capture", capture.as_ref().map(|value| site(file, value))),
         ];
         let Some(first) = sites.iter().find_map(|(_, site)| site.clone()) else {
             return;
@@ -453,6 +455,7 @@ impl Resolver {
                 .map(|value| value.get_ref().clone())
                 .unwrap_or_default(),
             drift: drift.as_ref().map(|value| *value.get_ref()),
+            capture: capture.as_ref().map(|value| value.get_ref().clone()),
         };
         for problem in pipeline.problems() {
             let of = sites.iter().find(|(table, _)| problem.starts_with(table));

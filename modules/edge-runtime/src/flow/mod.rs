@@ -5,6 +5,7 @@
 //! predict, or talk to anybody.
 
 pub(crate) mod broker;
+mod capture;
 pub(crate) mod directory;
 mod drift;
 pub(crate) mod intake;
@@ -30,10 +31,11 @@ use crate::iotedge::EdgeEnvironment;
 use crate::link::{LinkState, Message};
 use crate::outbox::{Outbox, QueueError};
 use crate::serve::Metrics;
-use crate::{ModuleSpec, log};
+use crate::{ModuleSpec, Published, log};
+use capture::Capture;
 use drift::DriftWatch;
 use message::Identity;
-pub(crate) use message::Origin;
+pub(crate) use message::{Origin, time_text};
 use tuning::Tuning;
 
 /// Names of sinks, as declared and as the twin switches them.
@@ -91,6 +93,7 @@ pub(crate) struct Flow {
     messages: AtomicU64,
     inputs: AtomicU64,
     drift: DriftWatch,
+    capture: Capture,
     started: Instant,
     news: Notify,
 }
@@ -141,6 +144,8 @@ impl Flow {
         let stdout = pipeline.sinks.stdout.map(|_| STDOUT);
         let mut declared = Tuning::new(sinks.keys().copied().chain(stdout).map(str::to_owned));
         declared.drift = pipeline.drift.unwrap_or_default();
+        declared.can_capture = pipeline.capture.is_some();
+        let capture = Capture::new(pipeline.capture.clone());
         Ok(Flow {
             spec,
             pipeline,
@@ -161,6 +166,7 @@ impl Flow {
             messages: AtomicU64::new(0),
             inputs: AtomicU64::new(0),
             drift: DriftWatch::new(baseline),
+            capture,
             started: Instant::now(),
             news: Notify::new(),
         })
@@ -227,6 +233,15 @@ impl Flow {
             self.observe(&observation);
         }
         self.retune(&mut predictions);
+        self.capture.take(bytes, self.tuning().capture, || {
+            let published = predictions
+                .iter()
+                .map(|prediction| json!(Published::new(self.spec, prediction, None)));
+            json!({
+                "predictions": published.collect::<Vec<_>>(), "drifting": self.drifting(),
+                "preprocessing_digest": self.identity.preprocessing_digest,
+            })
+        });
         Ok(predictions)
     }
 
@@ -235,6 +250,14 @@ impl Flow {
         if self.drift.observe(observation, &self.tuning().drift) {
             self.news.notify_one();
         }
+    }
+
+    /// Keeps the next `count` inputs.
+    ///
+    /// # Errors
+    /// There is no folder for them.
+    pub(crate) fn want_captured(&self, count: u32) -> Result<(), &'static str> {
+        self.capture.want(count)
     }
 
     /// Whether inputs drift; `None` where nothing watches that.
@@ -278,7 +301,7 @@ impl Flow {
             return Delivery::default();
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = message::time_text(now.as_millis() as u64);
+        let time = time_text(now.as_millis() as u64);
         let drifting = self.drifting();
         for prediction in predictions {
             let number = self.messages.fetch_add(1, Relaxed);
@@ -356,6 +379,7 @@ impl Flow {
             "p50Us": self.metrics.quantile_us(0.5),
             "p99Us": self.metrics.quantile_us(0.99),
             "sinks": sinks,
+            "capture": self.capture.report(),
         })
     }
 

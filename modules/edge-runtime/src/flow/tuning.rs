@@ -8,6 +8,7 @@
 //! | `reportEveryS` | 10 to 86 400 | seconds between two reports to the twin |
 //! | `sinks` | `{"edge-hub": false, …}` | which declared sinks get predictions |
 //! | `drift` | `{"enabled": true, "window": 500, "windows": 2, "floor": 0.1, "alarmRate": 0.01}` | how inputs are compared with the evaluation set |
+//! | `capture` | `{"enabled": true, "perHour": 60}` | keep inputs in the declared folder, so many an hour |
 //!
 //! A value that is no good is refused, said in the reported properties, and the old one stays.
 
@@ -17,6 +18,7 @@ use aiot_package::DriftSpec;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::capture::CaptureTuning;
 use crate::log::Level;
 
 /// Seconds between two reports unless the twin says otherwise.
@@ -38,6 +40,10 @@ pub(crate) struct Tuning {
     pub(crate) sinks: BTreeMap<String, bool>,
     #[serde(serialize_with = "camel_case")]
     pub(crate) drift: DriftSpec,
+    pub(crate) capture: CaptureTuning,
+    /// Whether a folder for captured inputs is declared.
+    #[serde(skip)]
+    pub(crate) can_capture: bool,
 }
 
 /// The twin's names are in camel case, those of `models.toml` are not.
@@ -63,6 +69,8 @@ impl Tuning {
             report_every_s: REPORT_EVERY_S,
             sinks: sinks.into_iter().map(|sink| (sink, true)).collect(),
             drift: DriftSpec::default(),
+            capture: CaptureTuning::default(),
+            can_capture: false,
         }
     }
 
@@ -156,11 +164,42 @@ impl Tuning {
                         }
                     }
                 }
+                "capture" => match self.capture_with(declared, value) {
+                    Ok(capture) => tuning.capture = capture,
+                    Err(why) => {
+                        tuning.capture = self.capture;
+                        refuse(name, why);
+                    }
+                },
                 other if other.starts_with('$') => {}
                 other => refuse(other, "there is no such property".to_owned()),
             }
         }
         (tuning, refused)
+    }
+
+    fn capture_with(&self, declared: &Tuning, value: &Value) -> Result<CaptureTuning, String> {
+        let wanted = value
+            .as_object()
+            .ok_or_else(|| "an object is wanted".to_owned())?;
+        let mut capture = declared.capture;
+        for (key, value) in wanted {
+            match key.as_str() {
+                "enabled" => {
+                    capture.enabled = value
+                        .as_bool()
+                        .ok_or_else(|| "enabled: true or false is wanted".to_owned())?;
+                }
+                "perHour" => {
+                    capture.per_hour = whole(value, 1, 3600).map_err(|why| format!("perHour: {why}"))?;
+                }
+                _ => return Err("only `enabled` and `perHour` are known".to_owned()),
+            }
+        }
+        if capture.enabled && !self.can_capture {
+            return Err("no folder is declared: `edge.capture.directory` in models.toml".to_owned());
+        }
+        Ok(capture)
     }
 }
 
@@ -268,6 +307,10 @@ mod tests {
             (json!({"sinks": {"kafka": true}}), "sinks/kafka"),
             (json!({"treshold": 0.5}), "treshold"),
             (json!({"drift": false}), "drift"),
+            (json!({"capture": true}), "capture"),
+            (json!({"capture": {"enabled": true}}), "capture"),
+            (json!({"capture": {"perHour": 0}}), "capture"),
+            (json!({"capture": {"per-hour": 5}}), "capture"),
             (json!({"drift": {"window": 5}}), "drift/window"),
             (json!({"drift": {"window": 1e3}}), "drift/window"),
             (json!({"drift": {"enabled": 1}}), "drift/enabled"),
@@ -298,13 +341,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_is_taken_or_refused(name in "threshold|sampleEvery|reportEveryS|logLevel|sinks|other", text in r#"(-?[0-9]{1,20}(\.[0-9]{1,5})?|"[a-z]{0,8}"|null|true|\{"stdout":(true|1)\})"#) {
+        fn any_value_is_taken_or_refused(name in "threshold|sampleEvery|reportEveryS|logLevel|sinks|drift|capture|other", text in r#"(-?[0-9]{1,20}(\.[0-9]{1,5})?|"[a-z]{0,8}"|null|true|\{"stdout":(true|1)\}|\{"(enabled|window|floor|perHour)":(true|-?[0-9]{1,20}|"a"|null)\})"#) {
             let value: Value = match serde_json::from_str(&text) {
                 Ok(value) => value,
                 Err(_) => return Ok(()),
             };
             let (tuning, refused) = declared().desired(&declared(), &Map::from_iter([(name, value)]));
             prop_assert!(refused.is_empty() || tuning == declared());
+            prop_assert_eq!(tuning.drift.problem(), None);
         }
     }
 }
