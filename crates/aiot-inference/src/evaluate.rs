@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Metric, ModelPackage, Task};
+use aiot_package::{Baseline, Metric, ModelPackage, Task};
 
 use crate::dataset::{Dataset, Sample};
+use crate::drift;
 use crate::file::FileError;
 use crate::model::{Model, PredictError};
 use crate::postprocess::{Outcome, chosen};
@@ -74,6 +75,8 @@ pub struct Evaluation {
     pub samples: usize,
     /// Every sample's result, in the data set's order.
     pub results: Vec<SampleResult>,
+    /// What the inputs look like; of an anomaly detector the normal ones, since the rest is what it is there to find.
+    pub baseline: Baseline,
 }
 
 /// Predicts every sample of `dataset` and measures `metric`.
@@ -94,12 +97,16 @@ pub fn evaluate(model: &Model, dataset: &Dataset, metric: Metric) -> Result<Eval
         check_label(package, sample)?;
     }
     let mut results = Vec::with_capacity(dataset.samples().len());
+    let mut observations = Vec::new();
     for sample in dataset.samples() {
         let bytes = dataset.read(sample)?;
-        let outcomes = model.outcomes(&bytes).map_err(|source| EvaluateError::Predict {
+        let (outcomes, observation) = model.outcomes(&bytes).map_err(|source| EvaluateError::Predict {
             file: sample.file.clone(),
             source,
         })?;
+        if package.task != Task::AnomalyDetection || sample.label == "0" {
+            observations.extend(observation);
+        }
         results.push(SampleResult {
             file: sample.file.clone(),
             label: sample.label.clone(),
@@ -112,6 +119,7 @@ pub fn evaluate(model: &Model, dataset: &Dataset, metric: Metric) -> Result<Eval
         value,
         samples: results.len(),
         results,
+        baseline: drift::build(package, &observations),
     })
 }
 

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
+use crate::limits::MAX_INPUT_BYTES;
+
 /// A file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -31,6 +33,14 @@ pub enum FileError {
         /// The folder that it must stay in.
         folder: PathBuf,
     },
+}
+
+/// The bytes of an input file, at most [`MAX_INPUT_BYTES`] of them.
+///
+/// # Errors
+/// [`FileError`] when it cannot be read or is larger.
+pub fn read_input(path: &Path) -> Result<Vec<u8>, FileError> {
+    read_bounded(path, MAX_INPUT_BYTES)
 }
 
 /// The file's bytes, at most `max_bytes` of them.

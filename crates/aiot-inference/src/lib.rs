@@ -14,6 +14,7 @@
 //! inputs give errors, never panics. What it does not do: train, quantize, or read a camera.
 
 pub mod dataset;
+pub mod drift;
 pub mod engine;
 pub mod evaluate;
 mod file;
@@ -27,7 +28,7 @@ mod tensor;
 pub use dataset::{Dataset, DatasetError, Sample};
 pub use engine::{Engine, EngineError, ExecutionProvider, SessionOptions};
 pub use evaluate::{EvaluateError, Evaluation, evaluate};
-pub use file::FileError;
+pub use file::{FileError, read_input};
 pub use model::{Model, ModelError, PredictError};
 pub use postprocess::{Outcome, Prediction, PredictionResult};
 pub use tensor::{ShapeError, Tensor, TensorSpec};

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use aiot_package::{Digest, ModelPackage, PACKAGE_FORMAT_VERSION, Task};
+use aiot_package::{BASELINE_FILE, Baseline, Digest, ModelPackage, PACKAGE_FORMAT_VERSION, Task};
 use serde::Deserialize;
 
+use crate::drift::{self, Observation};
 use crate::engine::{Engine, EngineError, ExecutionProvider, Session, SessionOptions};
-use crate::file::{FileError, inside, read_bounded};
-use crate::limits::{MAX_INPUT_BYTES, MAX_PACKAGE_JSON_BYTES};
+use crate::file::{FileError, inside, read_bounded, read_input};
+use crate::limits::{MAX_LIST_BYTES, MAX_PACKAGE_JSON_BYTES};
 use crate::postprocess::{self, NotFinite, Outcome, Prediction};
 use crate::preprocess::{Preparation, PrepareError, SpecError};
 use crate::tensor::{Tensor, TensorSpec};
@@ -30,6 +31,14 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// serde's message with line and column.
+        message: String,
+    },
+    /// `baseline.json` is not what this code writes for the package.
+    #[error("the drift baseline `{path}` cannot be used: {message}; build the image again", path = path.display())]
+    Baseline {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
         message: String,
     },
     /// `package.json` is of another version.
@@ -253,15 +262,35 @@ impl Model {
         self.session().run(input)
     }
 
-    /// Outcomes for one input's bytes: one for a picture, one per window for a recording.
+    /// Outcomes for one input's bytes, one for a picture, one per window for a recording; and what the drift watch
+    /// counts of them.
     ///
     /// # Errors
     /// [`PredictError`] on the first that fails.
-    pub fn outcomes(&self, bytes: &[u8]) -> Result<Vec<Outcome>, PredictError> {
-        self.preparation
-            .prepare(bytes)?
-            .map(|(_, tensor)| self.outcome(&tensor))
-            .collect()
+    pub fn outcomes(&self, bytes: &[u8]) -> Result<(Vec<Outcome>, Option<Observation>), PredictError> {
+        let mut outcomes = Vec::new();
+        let observation = self.each(bytes, |_, outcome| outcomes.push(outcome))?;
+        Ok((outcomes, observation))
+    }
+
+    /// Hands each tensor's outcome to `take`. Of a recording the first window is observed: the windows of one recording
+    /// are alike, and counting all as if they were independent was measured to alarm twelve times too often.
+    fn each(
+        &self,
+        bytes: &[u8],
+        mut take: impl FnMut(Option<u32>, Outcome),
+    ) -> Result<Option<Observation>, PredictError> {
+        let mut prepared = self.preparation.prepare(bytes)?;
+        let mut observation = None;
+        if let Some((window, tensor, facts)) = prepared.next_measured() {
+            let outcome = self.outcome(&tensor)?;
+            observation = Some(drift::observe(&self.package, Some(&facts), &outcome));
+            take(window, outcome);
+        }
+        for (window, tensor) in prepared {
+            take(window, self.outcome(&tensor)?);
+        }
+        Ok(observation)
     }
 
     /// Predictions for the file at `path`: one for a picture, one per window for a recording.
@@ -269,7 +298,7 @@ impl Model {
     /// # Errors
     /// [`PredictError`] when the file cannot be read, is no usable input, or the engine fails.
     pub fn predict_file(&self, path: &Path) -> Result<Vec<Prediction>, PredictError> {
-        self.predict_bytes(&read_bounded(path, MAX_INPUT_BYTES)?)
+        self.predict_bytes(&read_input(path)?)
     }
 
     /// As [`Model::predict_file`], from the file's bytes.
@@ -277,10 +306,20 @@ impl Model {
     /// # Errors
     /// As [`Model::predict_file`].
     pub fn predict_bytes(&self, bytes: &[u8]) -> Result<Vec<Prediction>, PredictError> {
+        Ok(self.predict_observed(bytes)?.0)
+    }
+
+    /// As [`Model::predict_bytes`], with what the drift watch counts.
+    ///
+    /// # Errors
+    /// As [`Model::predict_file`].
+    pub fn predict_observed(
+        &self,
+        bytes: &[u8],
+    ) -> Result<(Vec<Prediction>, Option<Observation>), PredictError> {
         let mut started = Instant::now();
         let mut predictions = Vec::new();
-        for (window, tensor) in self.preparation.prepare(bytes)? {
-            let outcome = self.outcome(&tensor)?;
+        let observation = self.each(bytes, |window, outcome| {
             let finished = Instant::now();
             predictions.push(Prediction {
                 model: self.package.name.clone(),
@@ -291,12 +330,35 @@ impl Model {
                 latency_us: u64::try_from((finished - started).as_micros()).unwrap_or(u64::MAX),
             });
             started = finished;
-        }
-        Ok(predictions)
+        })?;
+        Ok((predictions, observation))
+    }
+
+    /// What the drift watch counts of outputs that [`Model::run`] computed from a tensor that a client prepared.
+    ///
+    /// # Errors
+    /// [`PredictError`] when the outputs have no meaning.
+    pub fn observe_outputs(
+        &self,
+        input: &Tensor,
+        outputs: &BTreeMap<String, Tensor>,
+    ) -> Result<Observation, PredictError> {
+        Ok(drift::observe(
+            &self.package,
+            None,
+            &self.outcome_of(input, outputs)?,
+        ))
     }
 
     fn outcome(&self, input: &Tensor) -> Result<Outcome, PredictError> {
-        let outputs = self.run(input)?;
+        self.outcome_of(input, &self.run(input)?)
+    }
+
+    fn outcome_of(
+        &self,
+        input: &Tensor,
+        outputs: &BTreeMap<String, Tensor>,
+    ) -> Result<Outcome, PredictError> {
         // The first output's shape was checked when the model was opened, as far as the graph declares it.
         let output = self.outputs.first().and_then(|spec| outputs.get(&spec.name));
         let wanted = self.outcome_length(input);
@@ -323,6 +385,34 @@ impl Model {
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads the drift baseline of the package in `dir`; `None` when it has none.
+///
+/// # Errors
+/// [`ModelError::Baseline`] when it is not of this package or this program.
+pub fn read_baseline(dir: &Path, package: &ModelPackage) -> Result<Option<Baseline>, ModelError> {
+    let path = dir.join(BASELINE_FILE);
+    let bytes = match read_bounded(&path, MAX_LIST_BYTES) {
+        Ok(bytes) => bytes,
+        Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let fail = |message: String| ModelError::Baseline {
+        path: path.clone(),
+        message,
+    };
+    let baseline: Baseline = serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
+    if let Some(problem) = baseline.problem() {
+        return Err(fail(problem));
+    }
+    let names = baseline.statistics.iter().map(|statistic| &statistic.name);
+    if !names.eq(&drift::statistic_names(package)) {
+        return Err(fail("its statistics are not those of this model".to_owned()));
+    }
+    Ok(Some(baseline))
 }
 
 /// Reads `package.json`; the version is looked at first, since other versions may have other fields.

@@ -12,8 +12,10 @@
 //! | `model.onnx` | the graph that [`ModelFile`] describes |
 //! | `golden.json` | [`Golden`]: inputs and the outputs that this model must give for them |
 //! | `golden/…` | the input files that `golden.json` names |
+//! | `baseline.json` | [`Baseline`]: what the inputs of the evaluation set look like, for the drift watch |
 
 mod digest;
+mod drift;
 mod endpoint;
 mod pipeline;
 
@@ -23,10 +25,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use digest::{Digest, DigestError};
+pub use drift::{BASELINE_FILE, BASELINE_FORMAT_VERSION, Baseline, Bins, DriftSpec, Statistic};
 pub use endpoint::Endpoint;
 pub use pipeline::{
-    DirectorySource, EdgeHubSink, EdgeHubSource, HttpSource, MqttSink, PIPELINE_VARIABLE, Pipeline,
-    QueueSpec, Sinks, Sources, StdoutSink, WebhookSink,
+    CaptureSpec, DirectorySource, EdgeHubSink, EdgeHubSource, HttpSource, MqttSink, PIPELINE_VARIABLE,
+    Pipeline, QueueSpec, Sinks, Sources, StdoutSink, WebhookSink,
 };
 
 /// The version of `package.json` that this code writes and the only one that it reads.

@@ -1,19 +1,20 @@
-//! What a module takes in and where its predictions go: `[model.<name>.edge.sources]`, `.sinks` and `.queue` of
-//! `models.toml`, and the variable [`PIPELINE_VARIABLE`] that carries them into the module. Plain data; the code that
+//! What a module takes in and where its predictions go: `[model.<name>.edge.sources]`, `.sinks`, `.queue`,
+//! `.drift` and `.capture` of `models.toml`, and the variable [`PIPELINE_VARIABLE`] that carries them into the module. Plain data; the code that
 //! obeys it is `edge-runtime`.
 
 use serde::{Deserialize, Serialize};
 
+use crate::drift::DriftSpec;
 use crate::endpoint::Endpoint;
 
 /// The variable with a [`Pipeline`] as JSON. Absent: [`Pipeline::default`].
 pub const PIPELINE_VARIABLE: &str = "AIOT_PIPELINE";
 
-/// The least queue, in MiB.
+/// The bounds of what a bound on disk may be, in MiB.
 const QUEUE_MIB: std::ops::RangeInclusive<u32> = 1..=65_536;
 
 /// Where inputs come from and where predictions go.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Pipeline {
     /// Where inputs come from.
@@ -25,6 +26,12 @@ pub struct Pipeline {
     /// Where predictions wait for a sink that is away.
     #[serde(default)]
     pub queue: QueueSpec,
+    /// How inputs are compared with the evaluation set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftSpec>,
+    /// Where inputs are kept when the twin or a direct method asks for some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureSpec>,
 }
 
 /// Where inputs come from. HTTP always answers who asks; what is declared here is published to the sinks.
@@ -207,6 +214,22 @@ impl Default for QueueSpec {
     }
 }
 
+/// `[model.<name>.edge.capture]`: where inputs are kept for retraining. Nothing is kept until the twin's `capture` or
+/// the direct method `capture` says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CaptureSpec {
+    /// Absolute path of a writable folder in the container, a volume.
+    pub directory: String,
+    /// The bound of what is kept, in MiB, 1 to 65 536; beyond it the oldest are removed.
+    #[serde(default = "default_capture_mib")]
+    pub max_mib: u32,
+}
+
+fn default_capture_mib() -> u32 {
+    64
+}
+
 impl Pipeline {
     /// Everything that is wrong with the values, as `key: what is wanted`; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
@@ -285,6 +308,19 @@ impl Pipeline {
         }
         let message = format!("queue.max-mib: from {} to {}", QUEUE_MIB.start(), QUEUE_MIB.end());
         check(QUEUE_MIB.contains(&self.queue.max_mib), message);
+        if let Some(CaptureSpec { directory, max_mib }) = &self.capture {
+            let message = format!("capture.directory: `{directory}` is not an absolute path");
+            check(absolute(directory), message);
+            let message = format!(
+                "capture.max-mib: from {} to {}",
+                QUEUE_MIB.start(),
+                QUEUE_MIB.end()
+            );
+            check(QUEUE_MIB.contains(max_mib), message);
+        }
+        if let Some((key, wanted)) = self.drift.as_ref().and_then(DriftSpec::problem) {
+            check(false, format!("drift.{key}: {wanted}"));
+        }
         problems
     }
 }
@@ -333,6 +369,14 @@ mod tests {
             directory: Some("q".into()),
             max_mib: 0,
         };
+        pipeline.capture = Some(CaptureSpec {
+            directory: "c".into(),
+            max_mib: 0,
+        });
+        pipeline.drift = Some(DriftSpec {
+            window: 0,
+            ..DriftSpec::default()
+        });
         let problems = pipeline.problems();
         let keys = [
             "sources.edge-hub.inputs",
@@ -346,6 +390,9 @@ mod tests {
             "sinks.webhook.authorities",
             "queue.directory",
             "queue.max-mib",
+            "capture.directory",
+            "capture.max-mib",
+            "drift.window",
         ];
         assert_eq!(problems.len(), keys.len(), "{problems:#?}");
         for (problem, key) in problems.iter().zip(keys) {

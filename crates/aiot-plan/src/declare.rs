@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Activation, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
+use aiot_package::{Activation, CaptureSpec, DriftSpec, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -191,6 +191,10 @@ pub struct EdgeDeclaration {
     pub sinks: Option<Spanned<Sinks>>,
     /// Where predictions wait for a sink that is away; in memory unless given.
     pub queue: Option<Spanned<QueueSpec>>,
+    /// How inputs are compared with the evaluation set.
+    pub drift: Option<Spanned<DriftSpec>>,
+    /// Where inputs are kept when the twin or a direct method asks for some.
+    pub capture: Option<Spanned<CaptureSpec>>,
     /// Joined over the target's create-options.
     pub create_options: Option<Spanned<toml::Table>>,
     /// Lower starts earlier.

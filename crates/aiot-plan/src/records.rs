@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Digest, Golden, Metric, Precision};
+use aiot_package::{BASELINE_FORMAT_VERSION, Baseline, Digest, Golden, Metric, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::action::PackageParameters;
@@ -147,6 +147,9 @@ pub struct Measured {
     pub size_bytes: u64,
     /// Golden inputs (files of the evaluation set) and outputs.
     pub golden: Golden,
+    /// What the evaluation set looks like, for the drift watch. Files of before had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
 }
 
 impl Measured {
@@ -169,6 +172,11 @@ impl Measured {
                 "recorded {} {} over {} samples, measured here {} over {}",
                 self.metric, self.value, self.samples, now.value, now.samples
             ));
+        }
+        if let (Some(old), Some(new)) = (&self.baseline, &now.baseline)
+            && let Some(reason) = old.contradiction(new)
+        {
+            return Some(reason);
         }
         for (old, new) in self.golden.cases.iter().zip(&now.golden.cases) {
             for (name, expected) in &old.outputs {
@@ -202,11 +210,20 @@ pub fn render_measured(file: &MeasuredFile) -> String {
     let entries: Vec<String> = file
         .iter()
         .map(|(precision, measured)| {
-            let Measured { subject, metric, value, samples, size_bytes, golden } = measured;
+            let Measured { subject, metric, value, samples, size_bytes, golden, baseline } = measured;
             let cases: Vec<String> = golden.cases.iter().map(|case| format!("        {}", json(case))).collect();
+            let baseline = baseline.as_ref().map_or_else(String::new, |baseline| {
+                let statistics: Vec<String> =
+                    baseline.statistics.iter().map(|statistic| format!("        {}", json(statistic))).collect();
+                format!(
+                    ",\n    \"baseline\": {{\n      \"format-version\": {},\n      \"statistics\": [\n{}\n      ]\n    }}",
+                    baseline.format_version,
+                    statistics.join(",\n"),
+                )
+            });
             format!(
                 "  {}: {{\n    \"subject\": {},\n    \"metric\": {},\n    \"value\": {},\n    \"samples\": {samples},\n    \
-                 \"size-bytes\": {size_bytes},\n    \"golden\": {{\n      \"tolerance\": {},\n      \"cases\": [\n{}\n      ]\n    }}\n  }}",
+                 \"size-bytes\": {size_bytes},\n    \"golden\": {{\n      \"tolerance\": {},\n      \"cases\": [\n{}\n      ]\n    }}{baseline}\n  }}",
                 json(precision),
                 json(subject),
                 json(metric),
@@ -269,7 +286,7 @@ pub fn measured_subject(
     subject(&serde_json::json!({
         "source": source, "calibration": calibration, "evaluation": evaluation, "labels": labels,
         "precision": precision, "granularity": granularity, "metric": metric, "package": package,
-        "engine": engine_version,
+        "engine": engine_version, "baseline": BASELINE_FORMAT_VERSION,
     }))
 }
 

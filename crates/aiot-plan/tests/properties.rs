@@ -2,7 +2,7 @@
 
 mod common;
 
-use aiot_package::{Digest, Golden, GoldenCase, Metric, Precision, Tolerance};
+use aiot_package::{Baseline, Bins, Digest, Golden, GoldenCase, Metric, Precision, Statistic, Tolerance};
 use aiot_plan::lock::{LOCK_VERSION, Lock, LockedClosure, LockedModel, LockedPackage, LockedWheel};
 use aiot_plan::records::{Calibration, Measured, MeasuredFile, Scales, Tried, render_measured};
 use aiot_plan::{ModelName, Texts, resolve};
@@ -218,15 +218,31 @@ fn measured() -> impl Strategy<Value = Measured> {
         0..1usize << 40,
         any::<u64>(),
         golden,
+        prop::option::of(baseline()),
     )
-        .prop_map(|(subject, metric, value, samples, size_bytes, golden)| Measured {
-            subject,
-            metric,
-            value,
-            samples,
-            size_bytes,
-            golden,
-        })
+        .prop_map(
+            |(subject, metric, value, samples, size_bytes, golden, baseline)| Measured {
+                subject,
+                metric,
+                value,
+                samples,
+                size_bytes,
+                golden,
+                baseline,
+            },
+        )
+}
+
+fn baseline() -> impl Strategy<Value = Baseline> {
+    let edges = prop::collection::vec(finite_f64(), 0..4).prop_map(Bins::Edges);
+    let classes = prop::collection::vec(any::<u32>(), 0..4).prop_map(Bins::Classes);
+    let counts = prop::collection::vec(any::<u32>(), 0..4);
+    let statistic = (word(), edges.boxed().prop_union(classes.boxed()), counts)
+        .prop_map(|(name, bins, counts)| Statistic { name, bins, counts });
+    (any::<u32>(), prop::collection::vec(statistic, 0..3)).prop_map(|(format_version, statistics)| Baseline {
+        format_version,
+        statistics,
+    })
 }
 
 fn measured_file() -> impl Strategy<Value = MeasuredFile> {

@@ -43,6 +43,7 @@ pub(crate) fn help(name: &str) -> String {
   --engine LIBRARY    ONNX Runtime         AIOT_ENGINE_LIBRARY    /usr/lib/libonnxruntime.so
   --http ADDRESS      HTTP service         AIOT_HTTP_ADDRESS      0.0.0.0:8080
   --metrics ADDRESS   Prometheus metrics   AIOT_METRICS_ADDRESS   0.0.0.0:9600
+                      silent clients, s    AIOT_HTTP_TIMEOUT_S    10
                       tried in this order  AIOT_EXECUTION_PROVIDERS  cpu (tensorrt,cuda,cpu)
                       no other will do     AIOT_REQUIRE_PROVIDER  (none)
                       engine threads       AIOT_INTRA_THREADS     1 (0 = all cores)

@@ -48,6 +48,11 @@ pub use serde_json::Value;
 use command::Command;
 use settings::Settings;
 
+/// The guide's module compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/modules.md")]
+struct Guide;
+
 /// Exit code: done.
 pub const EXIT_DONE: u8 = 0;
 /// Exit code: an input could not be predicted, or the service is not ready.
@@ -190,15 +195,19 @@ struct Published<'a> {
     file: Option<&'a str>,
     #[serde(flatten)]
     prediction: &'a Prediction,
+    /// Whether inputs drift from the evaluation set; absent where nothing watches that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drifting: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     annotation: Option<Value>,
 }
 
 impl<'a> Published<'a> {
-    fn new(spec: ModuleSpec, file: Option<&'a str>, prediction: &'a Prediction) -> Self {
+    fn new(spec: ModuleSpec, prediction: &'a Prediction, drifting: Option<bool>) -> Self {
         Published {
-            file,
+            file: None,
             prediction,
+            drifting,
             annotation: spec.annotate.and_then(|annotate| annotate(prediction)),
         }
     }

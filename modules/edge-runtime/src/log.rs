@@ -1,7 +1,9 @@
-//! Log lines on stderr. The container runtime adds the time.
+//! Log lines on stderr, in the form that edgeAgent reads when somebody asks for a module's logs by level:
+//! `<6> 2026-11-23 04:05:06.789 +00:00 [INF] - text`, the first number being syslog's severity.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -34,25 +36,46 @@ pub(crate) fn set_level(level: Level) {
 }
 
 pub(crate) fn info(message: &str) {
-    line(Level::Info, "INF", message);
+    line(Level::Info, (6, "INF"), message);
 }
 
 pub(crate) fn warn(message: &str) {
-    line(Level::Warning, "WRN", message);
+    line(Level::Warning, (4, "WRN"), message);
 }
 
 pub(crate) fn error(message: &str) {
-    line(Level::Error, "ERR", message);
+    line(Level::Error, (3, "ERR"), message);
 }
 
-/// One line a message, whatever an outsider put into it; a closed stderr is no reason to stop.
-fn line(level: Level, name: &str, message: &str) {
+fn line(level: Level, name: (u8, &str), message: &str) {
     if level as u8 > LEVEL.load(Relaxed) {
         return;
     }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // A closed stderr is no reason to stop.
+    let _ = std::io::stderr().write_all(text(name, now.as_millis() as u64, message).as_bytes());
+}
+
+/// One line a message, whatever an outsider put into it.
+fn text((severity, name): (u8, &str), unix_ms: u64, message: &str) -> String {
     let clean: String = message
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    let _ = writeln!(std::io::stderr(), "[{name}] {clean}");
+    let time = crate::flow::time_text(unix_ms);
+    let (date, clock) = time.trim_end_matches('Z').split_once('T').unwrap_or_default();
+    format!("<{severity}> {date} {clock} +00:00 [{name}] - {clean}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edge_agent_reads_the_lines() {
+        assert_eq!(
+            text((4, "WRN"), 1_795_369_299_007, "a\nb\u{1b}[31m"),
+            "<4> 2026-11-22 17:41:39.007 +00:00 [WRN] - a b [31m\n"
+        );
+    }
 }

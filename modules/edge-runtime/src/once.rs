@@ -23,7 +23,10 @@ pub(crate) fn predict(spec: ModuleSpec, model: &Model, files: &[String]) -> Resu
             }
         };
         for prediction in &predictions {
-            let published = Published::new(spec, Some(file), prediction);
+            let published = Published {
+                file: Some(file),
+                ..Published::new(spec, prediction, None)
+            };
             let line = serde_json::to_string(&published).map_err(Stop::setup)?;
             // The reader has gone: nobody wants the rest.
             if writeln!(stdout, "{line}").is_err() {

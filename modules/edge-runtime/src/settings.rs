@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aiot_inference::{ExecutionProvider, SessionOptions};
 use aiot_package::{PACKAGE_DIR, PIPELINE_VARIABLE, Pipeline};
@@ -9,13 +10,18 @@ use aiot_package::{PACKAGE_DIR, PIPELINE_VARIABLE, Pipeline};
 use crate::command::Overrides;
 use crate::iotedge::EdgeEnvironment;
 
+/// Seconds that an HTTP client may be silent unless the environment says otherwise.
+const HTTP_TIMEOUT_S: u64 = 10;
+
 /// Where everything is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) model_dir: PathBuf,
     pub(crate) engine_library: PathBuf,
     pub(crate) http_address: SocketAddr,
     pub(crate) metrics_address: SocketAddr,
+    /// How long an HTTP client may be silent.
+    pub(crate) http_timeout: Duration,
     pub(crate) session: SessionOptions,
     /// Where inputs come from and predictions go.
     pub(crate) pipeline: Pipeline,
@@ -73,6 +79,14 @@ impl Settings {
                 .map_err(|_| format!("AIOT_INTRA_THREADS: `{text}` is not a number from 0 to 255"))?
                 .into();
         }
+        let http_timeout = match variable("AIOT_HTTP_TIMEOUT_S") {
+            None => HTTP_TIMEOUT_S,
+            Some(text) => text
+                .parse::<u64>()
+                .ok()
+                .filter(|seconds| (1..=3600).contains(seconds))
+                .ok_or_else(|| format!("AIOT_HTTP_TIMEOUT_S: `{text}` is not a number from 1 to 3600"))?,
+        };
         let pipeline = match variable(PIPELINE_VARIABLE) {
             None => Pipeline::default(),
             Some(text) => {
@@ -116,6 +130,7 @@ impl Settings {
                 "/usr/lib/libonnxruntime.so",
             ),
             http_address: address(overrides.http_address, "AIOT_HTTP_ADDRESS", "0.0.0.0:8080")?,
+            http_timeout: Duration::from_secs(http_timeout),
             metrics_address: address(overrides.metrics_address, "AIOT_METRICS_ADDRESS", "0.0.0.0:9600")?,
             session,
             pipeline,
@@ -173,6 +188,7 @@ mod tests {
             ("AIOT_INTRA_THREADS", "many"),
             ("AIOT_HTTP_ADDRESS", "8080"),
             ("AIOT_METRICS_ADDRESS", "here:9600"),
+            ("AIOT_HTTP_TIMEOUT_S", "0"),
             ("AIOT_PIPELINE", "{"),
             ("AIOT_PIPELINE", r#"{"sinks": {"fax": {}}}"#),
             ("AIOT_PIPELINE", r#"{"queue": {"directory": "q"}}"#),

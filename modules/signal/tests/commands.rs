@@ -173,7 +173,7 @@ fn a_fall_back_is_loud() {
     let (code, _, stderr) = finished(command);
     assert_eq!(code, 0, "{stderr}");
     assert!(
-        stderr.contains("[WRN] execution provider passed over: cuda: "),
+        stderr.contains("[WRN] - execution provider passed over: cuda: "),
         "{stderr}"
     );
 }
@@ -197,7 +197,7 @@ fn the_engines_noise_stays_out_of_the_log() {
     let (code, _, stderr) = finished(command);
     assert_eq!(code, 3);
     assert!(
-        stderr.starts_with("something real\n[ERR] the inference engine"),
+        stderr.starts_with("something real\n<3> ") && stderr.contains(" [ERR] - the inference engine"),
         "{stderr}"
     );
 }

@@ -390,9 +390,11 @@ fn bad_inputs_are_counted_and_harm_nothing() {
     assert!(got.len() <= 2, "{got:?}");
     let stats = hub.call("stats", "").1;
     let stats: Value = serde_json::from_str(&stats).unwrap();
+    // The picture with 400 million pixels is of the wrong size, the others cannot be decoded.
+    assert_eq!(stats["errors"]["wrong_size"], 1, "{stats}");
     assert_eq!(
-        stats["errors"]["bad_input"].as_u64().unwrap() as usize + got.len(),
-        count + 1,
+        stats["errors"]["undecodable"].as_u64().unwrap() as usize + got.len(),
+        count,
         "{stats}"
     );
     // All are done with: a broker that sent them again for ever would hold up the rest.
@@ -406,6 +408,115 @@ fn bad_inputs_are_counted_and_harm_nothing() {
             .then_some(())
     });
     drop(service);
+}
+
+#[test]
+fn drift_is_seen_told_and_switched_off() {
+    let Some(device) = Device::new() else { return };
+    // As if the evaluation set had held each colour as often as the others.
+    let whole = |name: &str| json!({"name": name, "bins": {"edges": []}, "counts": [300]});
+    let baseline = json!({"format-version": 1, "statistics": [
+        whole("brightness"), whole("contrast"), whole("saturation"),
+        {"name": "class", "bins": {"classes": [0, 1, 2]}, "counts": [100, 100, 100]},
+        whole("confidence"), whole("margin"),
+    ]});
+    std::fs::write(device.package.path().join("baseline.json"), baseline.to_string()).unwrap();
+    let hub = device.hub(DESIRED);
+    let mut pipeline = device.pipeline();
+    pipeline["drift"] = json!({"window": 20});
+    let service = Service::start(device.command(&pipeline));
+    wait_for("a report", || hub.reported().first().cloned());
+    assert_eq!(last_report(&hub)["drift"]["drifting"], false);
+    let ask = |colour| {
+        let (status, body) = service.json("POST", "/v1/predict", &png(colour));
+        assert_eq!(status, 200, "{body}");
+        body["predictions"][0]["drifting"].clone()
+    };
+    // Two windows of 20 that hold all colours, then two that hold one.
+    for n in 0..42 {
+        let colour = [[255, 0, 0], [0, 255, 0], [0, 0, 255]][n % 3];
+        assert_eq!(ask(colour), json!(false));
+    }
+    for n in 0..38 {
+        assert_eq!(ask([255, 0, 0]), json!(n == 37), "{n}");
+    }
+    let report = wait_for("drift in the twin", || {
+        Some(last_report(&hub)).filter(|report| report["drift"]["drifting"] == true)
+    });
+    let drift = &report["drift"];
+    assert_eq!(
+        (&drift["differing"], &drift["windows"], &drift["windowsWithDrift"]),
+        (&json!(["class"]), &json!(4), &json!(2)),
+        "{drift}"
+    );
+    assert_eq!(drift["counts"]["class"], json!([52, 14, 14]));
+    assert_eq!(
+        (&drift["stuck"], &drift["repeatedInputs"]),
+        (&json!(true), &json!(37))
+    );
+    let metrics = service.scrape();
+    for line in [
+        "aiot_drifting 1",
+        "aiot_drift_windows_total 4",
+        "aiot_drift_observations_total{statistic=\"class\",bin=\"0\"} 52",
+        "aiot_input_stuck 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
+    let sent = bodies(&hub, 80);
+    assert_eq!(
+        (&sent[0]["drifting"], &sent[79]["drifting"]),
+        (&json!(false), &json!(true))
+    );
+
+    let off = r#"{"drift": {"enabled": false, "window": 3}, "$version": 2}"#;
+    hub.patch(2, off, off);
+    let report = wait_for("no watch", || {
+        Some(last_report(&hub)).filter(|report| report["drift"]["enabled"] == false)
+    });
+    assert_eq!(report["drift"]["drifting"], false);
+    assert_eq!(
+        report["refused"],
+        "drift/window: a whole number from 20 to 1000000 is wanted"
+    );
+    assert_eq!(ask([255, 0, 0]), Value::Null);
+}
+
+#[test]
+fn inputs_are_kept_when_somebody_asks() {
+    let Some(device) = Device::new() else { return };
+    let hub = device.hub(DESIRED);
+    let folder = device.folder.path().join("capture");
+    let mut pipeline = device.pipeline();
+    pipeline["capture"] = json!({"directory": folder});
+    let service = Service::start(device.command(&pipeline));
+    wait_for("a report", || hub.reported().first().cloned());
+    predict(&service);
+    assert!(!folder.exists(), "nothing is kept unless somebody asks");
+    let call = |payload: &str| hub.call("capture", payload);
+    assert_eq!(call(r#"{"count": 0}"#).0, "400");
+    assert_eq!(call(r#"{"count": 2}"#).0, "200");
+    (0..3).for_each(|_| predict(&service));
+    let kept = || -> Vec<std::path::PathBuf> {
+        let mut paths: Vec<_> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.sort();
+        paths
+    };
+    assert_eq!(kept().len(), 4, "{:?}", kept());
+    let facts: Value = serde_json::from_slice(&std::fs::read(&kept()[0]).unwrap()).unwrap();
+    assert_eq!(facts["predictions"][0]["result"]["label"], "red", "{facts}");
+    assert_eq!(std::fs::read(&kept()[1]).unwrap(), png([255, 0, 0]));
+    // The twin: one an hour is one now.
+    let on = r#"{"capture": {"enabled": true, "perHour": 1}, "$version": 2}"#;
+    hub.patch(2, on, on);
+    wait_for("capture in force", || {
+        Some(last_report(&hub)).filter(|report| report["settings"]["capture"]["enabled"] == true)
+    });
+    (0..3).for_each(|_| predict(&service));
+    assert_eq!(kept().len(), 6, "{:?}", kept());
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -49,7 +49,7 @@ fn describes_itself() {
     let (status, server) = service.json("GET", "/v2", b"");
     assert_eq!(
         (status, &server["name"], &server["extensions"]),
-        (200, &json!("vision"), &json!([]))
+        (200, &json!("vision"), &json!(["binary_tensor_data"]))
     );
     for path in [
         "/v2/health/live",
@@ -175,7 +175,7 @@ fn predicts_pictures_and_counts() {
     let text = service.scrape();
     for line in [
         "aiot_inferences_total 1",
-        "aiot_inference_errors_total{reason=\"bad_input\"} 3",
+        "aiot_inference_errors_total{reason=\"undecodable\"} 3",
         "aiot_inference_errors_total{reason=\"bad_request\"} 1",
         "aiot_inference_errors_total{reason=\"too_large\"} 1",
         "aiot_inference_errors_total{reason=\"queue_full\"} 0",
@@ -310,4 +310,220 @@ fn a_taken_address_is_named() {
     let (code, _, stderr) = finished(second);
     assert_eq!(code, 3);
     assert!(stderr.contains("set AIOT_HTTP_ADDRESS to another"), "{stderr}");
+}
+
+#[test]
+fn a_baseline_of_another_model_is_refused() {
+    let dir = package("colour");
+    for (baseline, wanted) in [
+        (
+            r#"{"format-version": 1, "statistics": []}"#,
+            "not those of this model",
+        ),
+        (r#"{"format-version": 2, "statistics": []}"#, "format version 2"),
+        ("{", "EOF"),
+    ] {
+        std::fs::write(dir.path().join("baseline.json"), baseline).unwrap();
+        let (code, _, stderr) = finished(command(env!("CARGO_BIN_EXE_vision"), dir.path(), &["serve"]));
+        assert!(code == 3 && stderr.contains(wanted), "{wanted}: {code} {stderr}");
+    }
+}
+
+/// Sends `json` and `binary` as the binary tensor extension wants them; status, JSON and bytes of the answer.
+fn infer_binary(service: &Service, length: &str, json: &Value, binary: &[u8]) -> (u16, Value, Vec<u8>) {
+    let json = json.to_string();
+    let length = if length.is_empty() {
+        json.len().to_string()
+    } else {
+        length.to_owned()
+    };
+    let mut stream = connect(&service.http);
+    let head = format!(
+        "POST /v2/models/colour/infer HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\
+         Inference-Header-Content-Length: {length}\r\nContent-Length: {}\r\n\r\n{json}",
+        json.len() + binary.len(),
+    );
+    stream.write_all(&[head.as_bytes(), binary].concat()).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let (head, body) = (String::from_utf8(bytes[..end].to_vec()).unwrap(), &bytes[end..]);
+    let header = head
+        .lines()
+        .find_map(|line| line.strip_prefix("inference-header-content-length: "));
+    let json_bytes = header.map_or(body.len(), |length| length.parse().unwrap());
+    assert_eq!(
+        header.is_some(),
+        head.contains("application/octet-stream"),
+        "{head}"
+    );
+    (
+        head[9..12].parse().unwrap(),
+        serde_json::from_slice(&body[..json_bytes]).unwrap(),
+        body[json_bytes..].to_vec(),
+    )
+}
+
+#[test]
+fn infers_tensors_as_bytes() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let values = |change: &dyn Fn(&mut Vec<f32>)| {
+        let mut values: Vec<f32> = [1.0f32, 0.0, 0.5]
+            .into_iter()
+            .flat_map(|value| [value; 16])
+            .collect();
+        change(&mut values);
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
+    let good = values(&|_| ());
+    let request = |size: Value, rest: Value| {
+        let input = json!({
+            "name": "input", "shape": [1, 3, 4, 4], "datatype": "FP32", "parameters": {"binary_data_size": size},
+        });
+        let mut request = json!({"inputs": [input]});
+        request
+            .as_object_mut()
+            .unwrap()
+            .extend(rest.as_object().unwrap().clone());
+        request
+    };
+    let outputs: Vec<u8> = [10.0f32, 0.0, 5.0]
+        .into_iter()
+        .flat_map(f32::to_le_bytes)
+        .collect();
+    let as_json = json!([{"name": "output", "datatype": "FP32", "shape": [1, 3], "data": [10.0, 0.0, 5.0]}]);
+    let as_bytes = json!([{
+        "name": "output", "datatype": "FP32", "shape": [1, 3], "parameters": {"binary_data_size": 12},
+    }]);
+    let named = |binary: bool| json!([{"name": "output", "parameters": {"binary_data": binary}}]);
+    for (rest, expected, bytes) in [
+        (json!({}), &as_json, &[][..]),
+        (
+            json!({"parameters": {"binary_data_output": true}}),
+            &as_bytes,
+            &outputs,
+        ),
+        (json!({"outputs": named(true)}), &as_bytes, &outputs),
+        // What is said of one output counts above what is said of all.
+        (
+            json!({"parameters": {"binary_data_output": true}, "outputs": named(false)}),
+            &as_json,
+            &[],
+        ),
+    ] {
+        let (status, json, binary) = infer_binary(&service, "", &request(json!(192), rest.clone()), &good);
+        assert_eq!(
+            (status, &json["outputs"], &binary[..]),
+            (200, expected, bytes),
+            "{rest}"
+        );
+    }
+    let refused = |length: &str, size: Value, binary: &[u8], wanted: &str| {
+        let (status, json, _) = infer_binary(&service, length, &request(size, json!({})), binary);
+        assert!(
+            status == 400 && json["error"].as_str().unwrap().contains(wanted),
+            "{wanted}: {json}"
+        );
+    };
+    refused("", json!(191), &good, "needs 192 bytes");
+    refused("", json!(192), &good[..191], "191 were sent");
+    refused("", json!(null), &good, "either `data` or");
+    refused("", json!(-1), &good, "malformed");
+    refused("99999999", json!(192), &good, "says 99999999");
+    refused("much", json!(192), &good, "holds no number");
+    refused("3", json!(192), &good, "malformed");
+    refused("", json!(192), &values(&|values| values[7] = f32::NAN), "value 7");
+    refused(
+        "",
+        json!(192),
+        &values(&|values| values[0] = f32::INFINITY),
+        "value 0",
+    );
+}
+
+#[test]
+fn silent_clients_are_sent_away() {
+    let dir = package("colour");
+    let mut command = command(env!("CARGO_BIN_EXE_vision"), dir.path(), &["serve"]);
+    command.env("AIOT_HTTP_TIMEOUT_S", "1");
+    let service = Service::start(command);
+    let head = "POST /v1/predict HTTP/1.1\r\nHost: m\r\nContent-Length: 100\r\n\r\n";
+    let send = |text: &str| {
+        let mut stream = connect(&service.http);
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    // Nothing at all, half a header, no second request, half a body.
+    let silent = [
+        send(""),
+        send(&head[..30]),
+        send("GET /v2/health/live HTTP/1.1\r\nHost: m\r\n\r\n"),
+    ];
+    let half = send(&format!("{head}half"));
+    // A client that dribbles never completes its header, however lively it is.
+    let mut dribbling = send("GET /");
+    let gone = std::iter::repeat_with(|| dribbling.write_all(b"x").is_err())
+        .take(2000)
+        .any(|gone| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            gone
+        });
+    assert!(gone, "a header was awaited for ten times the limit");
+    for mut stream in silent {
+        let mut rest = Vec::new();
+        // A reset is as good as an end; a time-out of the test's own is not.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+    assert_eq!(read_response(half).0, 408);
+    // The place in the queue is free again.
+    assert_eq!(service.request("POST", "/v1/predict", &png([255, 0, 0])).0, 200);
+}
+
+#[test]
+fn damaged_requests_are_answered() {
+    let dir = package("colour");
+    let service = start(dir.path());
+    let json = json!({
+        "parameters": {"binary_data_output": true},
+        "inputs": [{
+            "name": "input", "shape": [1, 3, 4, 4], "datatype": "FP32", "parameters": {"binary_data_size": 192},
+        }],
+    })
+    .to_string();
+    let whole = [json.as_bytes(), &[0x3f; 192]].concat();
+    let send = |body: &[u8], length: usize| {
+        let mut stream = connect(&service.http);
+        let head = format!(
+            "POST /v2/models/colour/infer HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\
+             Inference-Header-Content-Length: {length}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[9..12]).into_owned()
+    };
+    assert_eq!(send(&whole, json.len()), "200");
+    let mut answers = std::collections::BTreeMap::new();
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        // In a number 0xff may make one so large that the model overflows, which is no mistake of ours either.
+        let high = if at < json.len() { 0xff } else { 0x40 };
+        for value in [0, high, whole[at] ^ 0x10] {
+            damaged[at] = value;
+            *answers.entry(send(&damaged, json.len())).or_insert(0) += 1;
+        }
+        // Cut off, and parted elsewhere.
+        *answers.entry(send(&whole[..at], json.len().min(at))).or_insert(0) += 1;
+        *answers.entry(send(&whole, at)).or_insert(0) += 1;
+    }
+    // Damage in a number may give another number; everything else is the client's mistake, and nothing is ours.
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["200", "400"], "{answers:?}");
+    assert!(answers["400"] > 500 && service.request("GET", "/v2/health/ready", b"").0 == 200);
 }

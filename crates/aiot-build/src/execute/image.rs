@@ -8,7 +8,7 @@ use aiot_oci::{
     BaseImage, Compression, Descriptor, EntryKind, FileMode, FileSource, ImageSpec, Layer, LayerBuilder,
     LayerLimits, MediaType, assemble_image, assemble_index,
 };
-use aiot_package::{Golden, GoldenCase, PACKAGE_DIR, Precision};
+use aiot_package::{BASELINE_FILE, Golden, GoldenCase, PACKAGE_DIR, Precision};
 use aiot_plan::action::{Output, PackageParameters};
 use aiot_plan::records::Measured;
 use aiot_plan::workspace::Platform;
@@ -87,6 +87,9 @@ impl Task<'_> {
         }
         add("package.json".to_owned(), FileSource::Bytes(pretty(&package)))?;
         add("golden.json".to_owned(), FileSource::Bytes(pretty(&golden)))?;
+        if let Some(baseline) = &measured.baseline {
+            add(BASELINE_FILE.to_owned(), FileSource::Bytes(pretty(baseline)))?;
+        }
         add("model.onnx".to_owned(), FileSource::Bytes(onnx))?;
         // Weights hardly shrink, and a plain layer is baked at the speed of a copy.
         let built = layer

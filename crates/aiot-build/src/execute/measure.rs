@@ -1,4 +1,4 @@
-//! Evaluating a variant with the code that runs on the device, and recording golden outputs.
+//! Evaluating a variant with the code that runs on the device, and recording golden outputs and the drift baseline.
 
 use std::collections::BTreeMap;
 
@@ -76,6 +76,7 @@ impl Task<'_> {
             samples: evaluation.samples,
             size_bytes: onnx.len() as u64,
             golden,
+            baseline: Some(evaluation.baseline),
         };
         Ok(self.one("measured", self.put(&measured.to_bytes())?))
     }

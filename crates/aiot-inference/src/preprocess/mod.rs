@@ -12,6 +12,7 @@ pub use npy::{MAX_NPY_HEADER_BYTES, NpyHeader, npy_header};
 
 use aiot_package::InputSpec;
 
+use crate::drift::InputFacts;
 use crate::limits::{MAX_PICTURE_PIXELS, MAX_WINDOWS};
 use crate::tensor::Tensor;
 use picture::PicturePreparation;
@@ -170,7 +171,7 @@ impl Preparation {
 pub enum Prepared<'a> {
     /// A picture that was not taken yet.
     #[doc(hidden)]
-    Picture(Option<Tensor>),
+    Picture(Option<(Tensor, InputFacts)>),
     /// A recording and its next window.
     #[doc(hidden)]
     Signal {
@@ -180,13 +181,30 @@ pub enum Prepared<'a> {
     },
 }
 
+impl Prepared<'_> {
+    /// As the iterator's next, with what was measured of the input for the drift watch.
+    pub fn next_measured(&mut self) -> Option<(Option<u32>, Tensor, InputFacts)> {
+        match self {
+            Prepared::Picture(picture) => picture.take().map(|(tensor, facts)| (None, tensor, facts)),
+            Prepared::Signal {
+                preparation,
+                recording,
+                next,
+            } => {
+                let facts = preparation.facts(recording, *next)?;
+                self.next().map(|(window, tensor)| (window, tensor, facts))
+            }
+        }
+    }
+}
+
 impl Iterator for Prepared<'_> {
     /// Index of the window (`None` for a picture) and its tensor.
     type Item = (Option<u32>, Tensor);
 
     fn next(&mut self) -> Option<Self::Item> {
         match self {
-            Prepared::Picture(tensor) => tensor.take().map(|tensor| (None, tensor)),
+            Prepared::Picture(picture) => picture.take().map(|(tensor, _)| (None, tensor)),
             Prepared::Signal {
                 preparation,
                 recording,

@@ -7,6 +7,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::resample::{self, Pixels};
 use super::{PrepareError, SpecError};
+use crate::drift::{InputFacts, picture_facts};
 use crate::limits::{MAX_MODEL_SIDE, MAX_PICTURE_PIXELS, MAX_PICTURE_SIDE};
 use crate::tensor::Tensor;
 
@@ -59,9 +60,9 @@ impl PicturePreparation {
         }
     }
 
-    pub(super) fn prepare(&self, bytes: &[u8]) -> Result<Tensor, PrepareError> {
+    pub(super) fn prepare(&self, bytes: &[u8]) -> Result<(Tensor, InputFacts), PrepareError> {
         let picture = decode(bytes)?;
-        let values = match self.spec.colour {
+        let (values, facts) = match self.spec.colour {
             Colour::Grey => self.levels_of(fit(grey(picture), &self.spec)?),
             Colour::Rgb => self.levels_of(fit(rgb(picture), &self.spec)?),
             Colour::Bgr => {
@@ -70,11 +71,13 @@ impl PicturePreparation {
                 self.levels_of(pixels)
             }
         };
-        Ok(Tensor::new(self.shape(), values).expect("the pixels fill the spec's shape"))
+        let tensor = Tensor::new(self.shape(), values).expect("the pixels fill the spec's shape");
+        Ok((tensor, facts))
     }
 
-    fn levels_of<const C: usize>(&self, pixels: Pixels<C>) -> Vec<f32> {
-        match self.spec.layout {
+    fn levels_of<const C: usize>(&self, pixels: Pixels<C>) -> (Vec<f32>, InputFacts) {
+        let facts = picture_facts(&pixels.data);
+        let values = match self.spec.layout {
             ImageLayout::Nchw => (0..C)
                 .flat_map(|channel| {
                     let levels = &self.levels[channel];
@@ -89,7 +92,8 @@ impl PicturePreparation {
                 .iter()
                 .flat_map(|pixel| (0..C).map(|channel| self.levels[channel][usize::from(pixel[channel])]))
                 .collect(),
-        }
+        };
+        (values, facts)
     }
 }
 

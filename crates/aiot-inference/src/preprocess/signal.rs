@@ -3,6 +3,7 @@
 use aiot_package::{Normalization, SignalInput, SignalLayout};
 
 use super::{PrepareError, SpecError, npy};
+use crate::drift::{InputFacts, signal_facts};
 use crate::limits::{MAX_INPUT_VALUES, MAX_WINDOWS};
 use crate::tensor::Tensor;
 
@@ -87,11 +88,7 @@ impl SignalPreparation {
 
     /// The window with this index, or `None` behind the last complete one.
     pub(super) fn window(&self, recording: &Recording, index: usize) -> Option<Tensor> {
-        let start = index.checked_mul(self.stride)?;
-        if start + self.window > recording.samples {
-            return None;
-        }
-        let rows = &recording.values[start * self.channels..(start + self.window) * self.channels];
+        let rows = self.rows(recording, index)?;
         let mut values = vec![0.0f32; rows.len()];
         for channel in 0..self.channels {
             let column = || rows.iter().skip(channel).step_by(self.channels).copied();
@@ -110,6 +107,19 @@ impl SignalPreparation {
             }
         }
         Some(Tensor::new(self.shape(), values).expect("the window fills the spec's shape"))
+    }
+
+    /// What the drift watch measures of the window with this index.
+    pub(super) fn facts(&self, recording: &Recording, index: usize) -> Option<InputFacts> {
+        Some(signal_facts(self.rows(recording, index)?, self.channels))
+    }
+
+    fn rows<'a>(&self, recording: &'a Recording, index: usize) -> Option<&'a [f32]> {
+        let start = index.checked_mul(self.stride)?;
+        if start + self.window > recording.samples {
+            return None;
+        }
+        Some(&recording.values[start * self.channels..(start + self.window) * self.channels])
     }
 
     /// Mean and standard deviation that normalize one channel of a window.

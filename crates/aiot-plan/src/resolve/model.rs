@@ -416,7 +416,7 @@ impl Resolver {
         }
     }
 
-    /// Sources, sinks and queue travel to the module in one variable.
+    /// Sources, sinks, queue, drift watch and capture travel to the module in one variable.
     fn pipeline(
         &mut self,
         file: &SourceFile,
@@ -428,12 +428,16 @@ impl Resolver {
             sources,
             sinks,
             queue,
+            drift,
+            capture,
             ..
         } = declared;
         let sites = [
             ("sources", sources.as_ref().map(|value| site(file, value))),
             ("sinks", sinks.as_ref().map(|value| site(file, value))),
             ("queue", queue.as_ref().map(|value| site(file, value))),
+            ("drift", drift.as_ref().map(|value| site(file, value))),
+            ("capture", capture.as_ref().map(|value| site(file, value))),
         ];
         let Some(first) = sites.iter().find_map(|(_, site)| site.clone()) else {
             return;
@@ -451,6 +455,8 @@ impl Resolver {
                 .as_ref()
                 .map(|value| value.get_ref().clone())
                 .unwrap_or_default(),
+            drift: drift.as_ref().map(|value| *value.get_ref()),
+            capture: capture.as_ref().map(|value| value.get_ref().clone()),
         };
         for problem in pipeline.problems() {
             let of = sites.iter().find(|(table, _)| problem.starts_with(table));

@@ -428,7 +428,7 @@ fn sources_sinks_and_queue() {
     model(
         "env.CAMERA = \"/dev/video0\"",
         "sources.directory = { path = \"in\" }\nsinks.webhook = { url = \"https://plant/x\" }\nqueue.max-mib = 0\n\
-         env.AIOT_PIPELINE = \"{}\"",
+         drift.window = 5\nenv.AIOT_PIPELINE = \"{}\"",
         r#"
         plan::env models.toml:30:1 «sources»
           × model `digits` declares its pipeline twice
@@ -441,6 +441,9 @@ fn sources_sinks_and_queue() {
           ╰ the module would refuse to start
         plan::pipeline models.toml:32:1 «queue»
           × model `digits`: queue.max-mib: from 1 to 65536
+          ╰ the module would refuse to start
+        plan::pipeline models.toml:33:1 «drift»
+          × model `digits`: drift.window: a whole number from 20 to 1000000 is wanted
           ╰ the module would refuse to start
     "#,
     );

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aiot_inference::read_input;
 use aiot_package::DirectorySource;
 
 use super::Origin;
@@ -47,7 +48,7 @@ pub(crate) async fn watch(service: Arc<Service>, source: DirectorySource, stop: 
                 message_id: String::new(),
             };
             let file = path.clone();
-            let result = match take(&service, origin, &stop, move |model| model.predict_file(&file)).await {
+            let result = match take(&service, origin, &stop, move || Ok(read_input(&file)?)).await {
                 Taken::Done => fs::remove_file(&path),
                 Taken::Refused(_) => refuse(&folder, &name),
                 Taken::Stopped => return,

@@ -22,12 +22,12 @@ pub(crate) enum Taken {
     Stopped,
 }
 
-/// Predicts with `predict` on the inference thread and delivers, however long the queues refuse.
-pub(crate) async fn take(
+/// Reads an input on the inference thread, predicts and delivers, however long the queues refuse.
+pub(crate) async fn take<Bytes: AsRef<[u8]>>(
     service: &Arc<Service>,
     origin: Origin,
     stop: &Stop,
-    predict: impl FnOnce(&Model) -> Result<Vec<aiot_inference::Prediction>, PredictError> + Send + 'static,
+    read: impl FnOnce() -> Result<Bytes, PredictError> + Send + 'static,
 ) -> Taken {
     let flow = service.flow().clone();
     if flow.skips() {
@@ -37,12 +37,8 @@ pub(crate) async fn take(
         return Taken::Stopped;
     };
     let name = origin.name.clone();
-    let work = move |model: &Model, metrics: &crate::serve::Metrics| {
-        let mut predictions = predict(model)?;
-        for prediction in &predictions {
-            metrics.observe_us(prediction.latency_us);
-        }
-        flow.retune(&mut predictions);
+    let work = move |model: &Model, _: &crate::serve::Metrics| {
+        let predictions = flow.predict(model, read()?.as_ref())?;
         let mut delivery = flow.compose(&predictions, &origin);
         let delivered = flow.deliver(&mut delivery);
         Ok::<(Delivery, _), PredictError>((delivery, delivered))
@@ -50,11 +46,7 @@ pub(crate) async fn take(
     let (mut delivery, mut delivered) = match service.worker().run(place, work).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => {
-            let reason = match error {
-                PredictError::Prepare(_) => Reason::BadInput,
-                _ => Reason::Failed,
-            };
-            service.metrics().count_error(reason);
+            service.metrics().count_error(Reason::of(&error));
             let message = error.to_string();
             log::error(&format!("input `{name}` gives no prediction: {message}"));
             return Taken::Refused(message);
@@ -99,11 +91,7 @@ pub(crate) async fn inputs(
             name: input,
             message_id,
         };
-        match take(&service, origin, &stop, move |model| {
-            model.predict_bytes(&payload)
-        })
-        .await
-        {
+        match take(&service, origin, &stop, move || Ok(payload)).await {
             // One that gives no prediction would not give one the next time.
             Taken::Done | Taken::Refused(_) => {}
             // Not acknowledged: it comes again.

@@ -49,7 +49,7 @@ pub(crate) fn body(
     spec: ModuleSpec,
     identity: &Identity,
     origin: &Origin,
-    prediction: &Prediction,
+    (prediction, drifting): (&Prediction, Option<bool>),
     message_id: &str,
     time: &str,
 ) -> Result<Vec<u8>, serde_json::Error> {
@@ -59,7 +59,7 @@ pub(crate) fn body(
         time,
         identity,
         source: origin,
-        published: Published::new(spec, None, prediction),
+        published: Published::new(spec, prediction, drifting),
     })
 }
 

@@ -5,7 +5,9 @@
 //! predict, or talk to anybody.
 
 pub(crate) mod broker;
+mod capture;
 pub(crate) mod directory;
+mod drift;
 pub(crate) mod intake;
 mod message;
 pub(crate) mod tuning;
@@ -18,8 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use aiot_inference::{Engine, Model, Prediction, PredictionResult};
-use aiot_package::Pipeline;
+use aiot_inference::drift::Observation;
+use aiot_inference::{Engine, Model, PredictError, Prediction, PredictionResult};
+use aiot_package::{Baseline, Pipeline};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
@@ -28,9 +31,11 @@ use crate::iotedge::EdgeEnvironment;
 use crate::link::{LinkState, Message};
 use crate::outbox::{Outbox, QueueError};
 use crate::serve::Metrics;
-use crate::{ModuleSpec, log};
+use crate::{ModuleSpec, Published, log};
+use capture::Capture;
+use drift::DriftWatch;
 use message::Identity;
-pub(crate) use message::Origin;
+pub(crate) use message::{Origin, time_text};
 use tuning::Tuning;
 
 /// Names of sinks, as declared and as the twin switches them.
@@ -87,6 +92,8 @@ pub(crate) struct Flow {
     instance: u64,
     messages: AtomicU64,
     inputs: AtomicU64,
+    drift: DriftWatch,
+    capture: Capture,
     started: Instant,
     news: Notify,
 }
@@ -99,7 +106,7 @@ impl Flow {
         edge: Option<&EdgeEnvironment>,
         (engine, model): (&Engine, &Model),
         metrics: Arc<Metrics>,
-        self_check: SelfCheck,
+        (self_check, baseline): (SelfCheck, Option<Baseline>),
     ) -> Result<Flow, QueueError> {
         let directory = pipeline.queue.directory.as_deref().map(Path::new);
         let max_bytes = u64::from(pipeline.queue.max_mib) << 20;
@@ -135,7 +142,10 @@ impl Flow {
             },
         });
         let stdout = pipeline.sinks.stdout.map(|_| STDOUT);
-        let declared = Tuning::new(sinks.keys().copied().chain(stdout).map(str::to_owned));
+        let mut declared = Tuning::new(sinks.keys().copied().chain(stdout).map(str::to_owned));
+        declared.drift = pipeline.drift.unwrap_or_default();
+        declared.can_capture = pipeline.capture.is_some();
+        let capture = Capture::new(pipeline.capture.clone());
         Ok(Flow {
             spec,
             pipeline,
@@ -155,6 +165,8 @@ impl Flow {
             instance: crate::link::random_u64(),
             messages: AtomicU64::new(0),
             inputs: AtomicU64::new(0),
+            drift: DriftWatch::new(baseline),
+            capture,
             started: Instant::now(),
             news: Notify::new(),
         })
@@ -188,6 +200,7 @@ impl Flow {
             log::info(&format!("settings from the twin: {}", json!(tuning)));
         }
         log::set_level(tuning.log_level);
+        self.drift.tuned(&tuning.drift);
         *self.tuning.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tuning);
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
@@ -207,6 +220,49 @@ impl Flow {
     pub(crate) fn skips(&self) -> bool {
         let every = u64::from(self.tuning().sample_every);
         !self.inputs.fetch_add(1, Relaxed).is_multiple_of(every)
+    }
+
+    /// Predictions for one input, counted for the metrics and the drift watch, judged by the twin's threshold.
+    pub(crate) fn predict(&self, model: &Model, bytes: &[u8]) -> Result<Vec<Prediction>, PredictError> {
+        self.drift.input(bytes);
+        let (mut predictions, observation) = model.predict_observed(bytes)?;
+        for prediction in &predictions {
+            self.metrics.observe_us(prediction.latency_us);
+        }
+        if let Some(observation) = observation {
+            self.observe(&observation);
+        }
+        self.retune(&mut predictions);
+        self.capture.take(bytes, self.tuning().capture, || {
+            let published = predictions
+                .iter()
+                .map(|prediction| json!(Published::new(self.spec, prediction, None)));
+            json!({
+                "predictions": published.collect::<Vec<_>>(), "drifting": self.drifting(),
+                "preprocessing_digest": self.identity.preprocessing_digest,
+            })
+        });
+        Ok(predictions)
+    }
+
+    /// Counts what the model said of a tensor that a client prepared.
+    pub(crate) fn observe(&self, observation: &Observation) {
+        if self.drift.observe(observation, &self.tuning().drift) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Keeps the next `count` inputs.
+    ///
+    /// # Errors
+    /// There is no folder for them.
+    pub(crate) fn want_captured(&self, count: u32) -> Result<(), &'static str> {
+        self.capture.want(count)
+    }
+
+    /// Whether inputs drift; `None` where nothing watches that.
+    pub(crate) fn drifting(&self) -> Option<bool> {
+        self.drift.drifting(&self.tuning().drift)
     }
 
     /// Judges by the twin's threshold in place of the package's.
@@ -245,11 +301,19 @@ impl Flow {
             return Delivery::default();
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = message::time_text(now.as_millis() as u64);
+        let time = time_text(now.as_millis() as u64);
+        let drifting = self.drifting();
         for prediction in predictions {
             let number = self.messages.fetch_add(1, Relaxed);
             let id = format!("{:016x}-{number}", self.instance);
-            let body = match message::body(self.spec, &self.identity, origin, prediction, &id, &time) {
+            let body = match message::body(
+                self.spec,
+                &self.identity,
+                origin,
+                (prediction, drifting),
+                &id,
+                &time,
+            ) {
                 Ok(body) => body,
                 Err(error) => {
                     log::error(&format!("a prediction cannot be written as JSON: {error}"));
@@ -315,6 +379,7 @@ impl Flow {
             "p50Us": self.metrics.quantile_us(0.5),
             "p99Us": self.metrics.quantile_us(0.99),
             "sinks": sinks,
+            "capture": self.capture.report(),
         })
     }
 
@@ -347,12 +412,14 @@ impl Flow {
             text.join("; ").into()
         };
         report["statistics"] = self.statistics();
+        report["drift"] = self.drift.report(&self.tuning().drift);
         report
     }
 
     /// Gauges and counters of the sinks, as Prometheus reads them.
     pub(crate) fn write_metrics(&self, out: &mut String) {
         use std::fmt::Write;
+        self.drift.write_metrics(out);
         type Read = fn(&Sink) -> u64;
         let kinds: [(&str, &str, &str, Read); 4] = [
             (

@@ -7,14 +7,18 @@
 //! | `logLevel` | `error`, `warning`, `info` | what is logged |
 //! | `reportEveryS` | 10 to 86 400 | seconds between two reports to the twin |
 //! | `sinks` | `{"edge-hub": false, …}` | which declared sinks get predictions |
+//! | `drift` | `{"enabled": true, "window": 500, "windows": 2, "floor": 0.1, "alarmRate": 0.01}` | how inputs are compared with the evaluation set |
+//! | `capture` | `{"enabled": true, "perHour": 60}` | keep inputs in the declared folder, so many an hour |
 //!
 //! A value that is no good is refused, said in the reported properties, and the old one stays.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use aiot_package::DriftSpec;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
 
+use super::capture::CaptureTuning;
 use crate::log::Level;
 
 /// Seconds between two reports unless the twin says otherwise.
@@ -34,6 +38,25 @@ pub(crate) struct Tuning {
     pub(crate) report_every_s: u32,
     /// By declared sink.
     pub(crate) sinks: BTreeMap<String, bool>,
+    #[serde(serialize_with = "camel_case")]
+    pub(crate) drift: DriftSpec,
+    pub(crate) capture: CaptureTuning,
+    /// Whether a folder for captured inputs is declared.
+    #[serde(skip)]
+    pub(crate) can_capture: bool,
+}
+
+/// The twin's names are in camel case, those of `models.toml` are not.
+fn camel_case<S: Serializer>(drift: &DriftSpec, serializer: S) -> Result<S::Ok, S::Error> {
+    let DriftSpec {
+        enabled,
+        window,
+        windows,
+        floor,
+        alarm_rate,
+    } = drift;
+    json!({"enabled": enabled, "window": window, "windows": windows, "floor": floor, "alarmRate": alarm_rate})
+        .serialize(serializer)
 }
 
 impl Tuning {
@@ -45,6 +68,9 @@ impl Tuning {
             log_level: Level::Info,
             report_every_s: REPORT_EVERY_S,
             sinks: sinks.into_iter().map(|sink| (sink, true)).collect(),
+            drift: DriftSpec::default(),
+            capture: CaptureTuning::default(),
+            can_capture: false,
         }
     }
 
@@ -122,11 +148,91 @@ impl Tuning {
                         }
                     }
                 }
+                "drift" => {
+                    let Some(wanted) = value.as_object() else {
+                        tuning.drift = self.drift;
+                        refuse(name, "an object is wanted".to_owned());
+                        continue;
+                    };
+                    for (key, value) in wanted {
+                        match drift_with(tuning.drift, key, value) {
+                            Ok(drift) => tuning.drift = drift,
+                            Err(why) => {
+                                restore(&mut tuning.drift, &self.drift, key);
+                                refuse(&format!("drift/{key}"), why);
+                            }
+                        }
+                    }
+                }
+                "capture" => match self.capture_with(declared, value) {
+                    Ok(capture) => tuning.capture = capture,
+                    Err(why) => {
+                        tuning.capture = self.capture;
+                        refuse(name, why);
+                    }
+                },
                 other if other.starts_with('$') => {}
                 other => refuse(other, "there is no such property".to_owned()),
             }
         }
         (tuning, refused)
+    }
+
+    fn capture_with(&self, declared: &Tuning, value: &Value) -> Result<CaptureTuning, String> {
+        let wanted = value
+            .as_object()
+            .ok_or_else(|| "an object is wanted".to_owned())?;
+        let mut capture = declared.capture;
+        for (key, value) in wanted {
+            match key.as_str() {
+                "enabled" => {
+                    capture.enabled = value
+                        .as_bool()
+                        .ok_or_else(|| "enabled: true or false is wanted".to_owned())?;
+                }
+                "perHour" => {
+                    capture.per_hour = whole(value, 1, 3600).map_err(|why| format!("perHour: {why}"))?;
+                }
+                _ => return Err("only `enabled` and `perHour` are known".to_owned()),
+            }
+        }
+        if capture.enabled && !self.can_capture {
+            return Err("no folder is declared: `edge.capture.directory` in models.toml".to_owned());
+        }
+        Ok(capture)
+    }
+}
+
+/// `drift` with one of its settings from the twin.
+fn drift_with(mut drift: DriftSpec, key: &str, value: &Value) -> Result<DriftSpec, String> {
+    let number = || value.as_f64().ok_or_else(|| "a number is wanted".to_owned());
+    match key {
+        "enabled" => {
+            drift.enabled = value
+                .as_bool()
+                .ok_or_else(|| "true or false is wanted".to_owned())?;
+        }
+        "window" => drift.window = whole(value, 0, u32::MAX)?,
+        "windows" => drift.windows = whole(value, 0, u32::MAX)?,
+        "floor" => drift.floor = number()?,
+        "alarmRate" => drift.alarm_rate = number()?,
+        _ => return Err("there is no such property".to_owned()),
+    }
+    match drift.problem() {
+        None => Ok(drift),
+        Some((_, wanted)) => Err(wanted.to_owned()),
+    }
+}
+
+/// Takes one setting from `old`.
+fn restore(drift: &mut DriftSpec, old: &DriftSpec, key: &str) {
+    match key {
+        "enabled" => drift.enabled = old.enabled,
+        "window" => drift.window = old.window,
+        "windows" => drift.windows = old.windows,
+        "floor" => drift.floor = old.floor,
+        "alarmRate" => drift.alarm_rate = old.alarm_rate,
+        _ => {}
     }
 }
 
@@ -141,7 +247,6 @@ fn whole(value: &Value, least: u32, most: u32) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 
@@ -157,7 +262,7 @@ mod tests {
     fn good_values_are_taken_and_missing_ones_go_back() {
         let desired = object(json!({
             "threshold": 0.75, "sampleEvery": 10, "logLevel": "warning", "reportEveryS": 60,
-            "sinks": {"stdout": false}, "$version": 4, "$metadata": {},
+            "drift": {"window": 100, "floor": 0, "enabled": false}, "sinks": {"stdout": false}, "$version": 4, "$metadata": {},
         }));
         let (tuning, refused) = declared().desired(&declared(), &desired);
         assert_eq!(refused, BTreeMap::new());
@@ -165,6 +270,13 @@ mod tests {
             (tuning.threshold, tuning.sample_every, tuning.report_every_s),
             (Some(0.75), 10, 60)
         );
+        let drift = DriftSpec {
+            enabled: false,
+            window: 100,
+            floor: 0.0,
+            ..DriftSpec::default()
+        };
+        assert_eq!(tuning.drift, drift);
         assert_eq!(
             (tuning.log_level, tuning.is_on("stdout"), tuning.is_on("edge-hub")),
             (Level::Warning, false, true)
@@ -194,6 +306,16 @@ mod tests {
             (json!({"sinks": {"stdout": 1}}), "sinks/stdout"),
             (json!({"sinks": {"kafka": true}}), "sinks/kafka"),
             (json!({"treshold": 0.5}), "treshold"),
+            (json!({"drift": false}), "drift"),
+            (json!({"capture": true}), "capture"),
+            (json!({"capture": {"enabled": true}}), "capture"),
+            (json!({"capture": {"perHour": 0}}), "capture"),
+            (json!({"capture": {"per-hour": 5}}), "capture"),
+            (json!({"drift": {"window": 5}}), "drift/window"),
+            (json!({"drift": {"window": 1e3}}), "drift/window"),
+            (json!({"drift": {"enabled": 1}}), "drift/enabled"),
+            (json!({"drift": {"alarmRate": 0}}), "drift/alarmRate"),
+            (json!({"drift": {"alarm-rate": 0.1}}), "drift/alarm-rate"),
         ] {
             let mut desired = object(json!({
                 "threshold": 0.5, "sampleEvery": 3, "logLevel": "error", "sinks": {"stdout": false},
@@ -219,13 +341,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_is_taken_or_refused(name in "threshold|sampleEvery|reportEveryS|logLevel|sinks|other", text in r#"(-?[0-9]{1,20}(\.[0-9]{1,5})?|"[a-z]{0,8}"|null|true|\{"stdout":(true|1)\})"#) {
+        fn any_value_is_taken_or_refused(name in "threshold|sampleEvery|reportEveryS|logLevel|sinks|drift|capture|other", text in r#"(-?[0-9]{1,20}(\.[0-9]{1,5})?|"[a-z]{0,8}"|null|true|\{"stdout":(true|1)\}|\{"(enabled|window|floor|perHour)":(true|-?[0-9]{1,20}|"a"|null)\})"#) {
             let value: Value = match serde_json::from_str(&text) {
                 Ok(value) => value,
                 Err(_) => return Ok(()),
             };
             let (tuning, refused) = declared().desired(&declared(), &Map::from_iter([(name, value)]));
             prop_assert!(refused.is_empty() || tuning == declared());
+            prop_assert_eq!(tuning.drift.problem(), None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Direct methods: `ping`, `selfCheck`, `stats`, `predict`.
+//! Direct methods: `ping`, `selfCheck`, `stats`, `predict`, `capture`.
 
 use std::sync::Arc;
 
@@ -13,6 +13,9 @@ use crate::serve::Service;
 
 /// What a caller may send, and get.
 const MAX_PAYLOAD_BYTES: usize = 128 * 1024;
+
+/// Inputs that one call may ask to be kept.
+const MAX_CAPTURED: u32 = 1000;
 
 /// One call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,13 +74,35 @@ async fn answer(service: &Arc<Service>, call: &Call) -> (u16, Value) {
             Err(message) => (503, json!({"error": message})),
         },
         "predict" => predict(service, &call.payload).await,
+        "capture" => capture(service, &call.payload),
         other => {
             let name: String = other.chars().take(64).collect();
             (
                 404,
-                json!({"error": format!("no method `{name}`: ping, selfCheck, stats, predict")}),
+                json!({"error": format!("no method `{name}`: ping, selfCheck, stats, predict, capture")}),
             )
         }
+    }
+}
+
+/// Keeps the next inputs in the declared folder.
+fn capture(service: &Arc<Service>, payload: &[u8]) -> (u16, Value) {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wanted {
+        count: u32,
+    }
+    match serde_json::from_slice(payload) {
+        Ok(Wanted { count }) if (1..=MAX_CAPTURED).contains(&count) => {
+            match service.flow().want_captured(count) {
+                Ok(()) => (200, json!({"wanted": count})),
+                Err(message) => (409, json!({"error": message})),
+            }
+        }
+        _ => (
+            400,
+            json!({"error": format!("{{\"count\": n}} is wanted, n from 1 to {MAX_CAPTURED}")}),
+        ),
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use aiot_inference::PredictError;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use serde::Serialize;
 
 use super::metrics::Reason;
@@ -70,13 +71,13 @@ impl Refusal {
 
 impl From<PredictError> for Refusal {
     fn from(error: PredictError) -> Refusal {
-        match error {
-            PredictError::Prepare(error) => Refusal {
-                status: StatusCode::BAD_REQUEST,
-                reason: Reason::BadInput,
-                message: error.to_string(),
+        Refusal {
+            status: match error {
+                PredictError::Prepare(_) => StatusCode::BAD_REQUEST,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            other => Refusal::failed(other.to_string()),
+            reason: Reason::of(&error),
+            message: error.to_string(),
         }
     }
 }
@@ -106,24 +107,35 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     }
 }
 
-/// The whole body, bounded in size and time.
-pub(crate) async fn read(body: Body) -> Result<Bytes, Refusal> {
-    let refusal = |status, reason, message: String| Refusal {
-        status,
-        reason,
-        message,
+/// The whole body, bounded in size and time: `patience` between two pieces, [`BODY_TIMEOUT`] for all of it, since a body
+/// holds a place in the queue while it is read.
+pub(crate) async fn read(mut body: Body, patience: Duration) -> Result<Vec<u8>, Refusal> {
+    let slow = |seconds: Duration| Refusal {
+        status: StatusCode::REQUEST_TIMEOUT,
+        reason: Reason::BadRequest,
+        message: format!("the body did not come within {} seconds", seconds.as_secs()),
     };
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        // The cause is either the bound or a broken connection, and nobody reads the answer to the latter.
-        Ok(Err(_)) => Err(refusal(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            Reason::TooLarge,
-            format!("the body is larger than {MAX_BODY_BYTES} bytes or was cut off"),
-        )),
-        Err(_) => {
-            let message = format!("the body took longer than {} seconds", BODY_TIMEOUT.as_secs());
-            Err(refusal(StatusCode::REQUEST_TIMEOUT, Reason::BadRequest, message))
+    let whole = async {
+        let mut bytes = Vec::new();
+        loop {
+            let frame = tokio::time::timeout(patience, body.frame()).await;
+            let frame = match frame.map_err(|_| slow(patience))? {
+                None => return Ok(bytes),
+                Some(Ok(frame)) => frame,
+                Some(Err(_)) => return Err(Refusal::bad_request("the body was cut off")),
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > MAX_BODY_BYTES {
+                return Err(Refusal {
+                    status: StatusCode::PAYLOAD_TOO_LARGE,
+                    reason: Reason::TooLarge,
+                    message: format!("the body is larger than {MAX_BODY_BYTES} bytes"),
+                });
+            }
+            bytes.extend_from_slice(&data);
         }
-    }
+    };
+    tokio::time::timeout(BODY_TIMEOUT, whole)
+        .await
+        .unwrap_or_else(|_| Err(slow(BODY_TIMEOUT)))
 }

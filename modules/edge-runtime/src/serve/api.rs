@@ -78,7 +78,7 @@ async fn server(State(service): Shared) -> Response {
     struct Server {
         name: &'static str,
         version: &'static str,
-        extensions: [&'static str; 0],
+        extensions: [&'static str; 1],
     }
     let version = env!("CARGO_PKG_VERSION");
     json(
@@ -86,7 +86,7 @@ async fn server(State(service): Shared) -> Response {
         &Server {
             name: service.spec.name,
             version,
-            extensions: [],
+            extensions: [open_inference::BINARY_EXTENSION],
         },
     )
 }
@@ -118,11 +118,13 @@ async fn infer(State(service): Shared, Path(named): Path<Named>, request: Reques
     let result = async {
         service.check(&named)?;
         let place = service.worker.place()?;
-        let body = read(request.into_body()).await?;
+        let header_bytes = open_inference::header_length(request.headers())?;
+        let body = read(request.into_body(), service.patience).await?;
+        let flow = service.flow.clone();
         let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
-            open_inference::infer(model, metrics, &body)
+            open_inference::infer(model, metrics, &flow, &body, header_bytes)
         };
-        Ok(json(StatusCode::OK, &service.worker.run(place, work).await??))
+        service.worker.run(place, work).await?
     };
     service.answer(result.await)
 }
@@ -137,10 +139,9 @@ async fn predict(State(service): Shared, request: Request) -> Response {
     let flow = service.flow.clone();
     let result = async {
         let place = service.worker.place()?;
-        let body = read(request.into_body()).await?;
-        let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
-            let mut predictions = model.predict_bytes(&body)?;
-            flow.retune(&mut predictions);
+        let body = read(request.into_body(), service.patience).await?;
+        let work = move |model: &aiot_inference::Model, _: &super::Metrics| {
+            let predictions = flow.predict(model, &body)?;
             if flow.pipeline().sources.http.is_some() {
                 let origin = Origin {
                     kind: "http",
@@ -152,10 +153,10 @@ async fn predict(State(service): Shared, request: Request) -> Response {
                 flow.deliver(&mut delivery)
                     .map_err(|error| Refusal::failed(error.to_string()))?;
             }
+            let drifting = flow.drifting();
             let mut published = Vec::with_capacity(predictions.len());
             for prediction in &predictions {
-                metrics.observe_us(prediction.latency_us);
-                let value = serde_json::to_value(Published::new(spec, None, prediction));
+                let value = serde_json::to_value(Published::new(spec, prediction, drifting));
                 published.push(value.map_err(|error| Refusal::failed(error.to_string()))?);
             }
             Ok::<_, Refusal>(Predictions {

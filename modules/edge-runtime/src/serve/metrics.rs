@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aiot_inference::{Engine, Model};
+use aiot_inference::preprocess::PrepareError;
+use aiot_inference::{Engine, Model, PredictError};
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
@@ -23,19 +24,47 @@ const BUCKETS_US: [u64; 14] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     BadRequest,
-    BadInput,
+    /// Bytes that no decoder takes.
+    Undecodable,
+    /// Too many pixels, too short a recording, another number of channels.
+    WrongSize,
+    /// NaN or infinity, in the input or in the model's outputs.
+    NotFinite,
     TooLarge,
     QueueFull,
     Failed,
 }
 
-const REASONS: [(Reason, &str); 5] = [
+const REASONS: [(Reason, &str); 7] = [
     (Reason::BadRequest, "bad_request"),
-    (Reason::BadInput, "bad_input"),
+    (Reason::Undecodable, "undecodable"),
+    (Reason::WrongSize, "wrong_size"),
+    (Reason::NotFinite, "not_finite"),
     (Reason::TooLarge, "too_large"),
     (Reason::QueueFull, "queue_full"),
     (Reason::Failed, "failed"),
 ];
+
+impl Reason {
+    /// What kind of trouble kept an input from being predicted.
+    pub(crate) fn of(error: &PredictError) -> Reason {
+        match error {
+            PredictError::Prepare(error) => match error {
+                PrepareError::TooManyPixels { .. }
+                | PrepareError::TooElongated { .. }
+                | PrepareError::TooShort { .. }
+                | PrepareError::TooManyWindows { .. } => Reason::WrongSize,
+                PrepareError::NotFinite { .. } => Reason::NotFinite,
+                PrepareError::NotAPicture
+                | PrepareError::Undecodable { .. }
+                | PrepareError::Npy { .. }
+                | PrepareError::Csv { .. } => Reason::Undecodable,
+            },
+            PredictError::NotFinite(_) => Reason::NotFinite,
+            PredictError::File(_) | PredictError::Engine(_) => Reason::Failed,
+        }
+    }
+}
 
 /// The module's counters.
 #[derive(Debug)]
@@ -193,7 +222,7 @@ fn seconds(microseconds: u64) -> f64 {
 }
 
 /// A label value as the text format wants it.
-fn escaped(value: &str) -> String {
+pub(crate) fn escaped(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")

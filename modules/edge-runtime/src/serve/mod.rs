@@ -6,6 +6,7 @@
 
 mod answer;
 mod api;
+mod connections;
 mod links;
 mod metrics;
 mod open_inference;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aiot_inference::model::read_baseline;
 use aiot_inference::{Engine, Model, PredictError};
-use axum::Router;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,8 +27,8 @@ use tokio::sync::watch;
 
 use crate::flow::{Flow, SelfCheck};
 use crate::settings::Settings;
-use crate::{EXIT_DONE, EXIT_SELF_TEST, ModuleSpec, Published, Stop, iotedge, link, log, once};
-pub(crate) use metrics::{Metrics, Reason};
+use crate::{EXIT_DONE, EXIT_SELF_TEST, ModuleSpec, Published, Stop, iotedge, log, once};
+pub(crate) use metrics::{Metrics, Reason, escaped};
 use worker::Worker;
 
 /// How long accepted requests and inputs may take after SIGTERM.
@@ -49,6 +50,8 @@ pub(crate) struct Service {
     metrics: Arc<Metrics>,
     flow: Arc<Flow>,
     ready: AtomicBool,
+    /// How long a client may be silent in the middle of a request.
+    patience: Duration,
 }
 
 impl Service {
@@ -91,7 +94,7 @@ impl Service {
                 metrics.observe_us(prediction.latency_us);
             }
             let values = predictions.iter().map(|prediction| {
-                serde_json::to_value(Published::new(spec, None, prediction)).unwrap_or_default()
+                serde_json::to_value(Published::new(spec, prediction, None)).unwrap_or_default()
             });
             Ok::<Vec<Value>, PredictError>(values.collect())
         };
@@ -123,13 +126,17 @@ pub(crate) fn serve(
 async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Model) -> Result<u8, Stop> {
     let metrics = Arc::new(Metrics::new(&model, engine));
     let check = once::self_check(&model, &settings.model_dir)?;
+    let baseline = read_baseline(&settings.model_dir, model.package()).map_err(Stop::setup)?;
+    if baseline.is_none() {
+        log::info("the package has no drift baseline: inputs are not compared with the evaluation set");
+    }
     let flow = Flow::open(
         spec,
         settings.pipeline.clone(),
         settings.edge.as_ref(),
         (engine, &model),
         metrics.clone(),
-        check.clone(),
+        (check.clone(), baseline),
     );
     let flow = Arc::new(flow.map_err(Stop::setup)?);
     // A service that computes something else than the build must not start, and a roll-out must see it.
@@ -155,6 +162,7 @@ async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Mode
         metrics: metrics.clone(),
         flow: flow.clone(),
         ready: AtomicBool::new(true),
+        patience: settings.http_timeout,
     });
 
     // Before the addresses are told, or a quick SIGTERM would kill.
@@ -173,14 +181,16 @@ async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Mode
     let (stop_sinks, sinks_stopped) = watch::channel(false);
     let links = links::start(&service, settings, &stopped, &sinks_stopped).map_err(Stop::setup)?;
     let mut sources = links.sources;
-    sources.push(tokio::spawn(until(
+    sources.push(tokio::spawn(connections::serve(
         http,
         api::router(service.clone()),
+        settings.http_timeout,
         stopped.clone(),
     )));
-    sources.push(tokio::spawn(until(
+    sources.push(tokio::spawn(connections::serve(
         scrape,
         metrics::router(metrics, flow),
+        settings.http_timeout,
         stopped,
     )));
     tokio::select! {
@@ -225,11 +235,4 @@ fn address(listener: &TcpListener) -> String {
     listener
         .local_addr()
         .map_or_else(|error| error.to_string(), |address| format!("http://{address}"))
-}
-
-async fn until(listener: TcpListener, router: Router, mut stopped: link::Stop) {
-    let stop = async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
-    let _ = axum::serve(listener, router).with_graceful_shutdown(stop).await;
 }

@@ -112,9 +112,9 @@ impl Service {
                 stderr.read_line(&mut line).unwrap() > 0,
                 "the service ended: {log}"
             );
-            let address = |start: &str| line.trim().strip_prefix(start).map(str::to_owned);
-            http = http.or(address("[INF] serving on http://"));
-            metrics = address("[INF] metrics on http://");
+            let address = |before: &str| Some(line.trim().split_once(before)?.1.to_owned());
+            http = http.or(address(" [INF] - serving on http://"));
+            metrics = address(" [INF] - metrics on http://");
             log += &line;
         }
         Service {
