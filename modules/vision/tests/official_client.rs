@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use aiot_testkit::edge::{Workload, wait_for};
-use aiot_testkit::tools;
+use aiot_testkit::python;
 use device::{Device, bodies, predict};
 use serde_json::{Value, json};
 
@@ -77,7 +77,9 @@ fn like_the_official_client() {
     let Some(mut device) = Device::with_port(8883) else {
         return;
     };
-    let Some(packages) = python_packages() else { return };
+    let Some(packages) = python::packages("azure-iot-device", &["azure-iot-device==2.14.0"]) else {
+        return;
+    };
     let hub = device.hub(r#"{"greeting": 7, "$version": 4}"#);
     let service = device.start();
     wait_for("a report", || hub.reported().first().cloned());
@@ -131,44 +133,4 @@ fn like_the_official_client() {
 
     let theirs = wire(&device.broker.log(), &device.workload);
     assert_eq!(ours, theirs);
-}
-
-/// Where azure-iot-device is, installed beside what tests download.
-fn python_packages() -> Option<std::path::PathBuf> {
-    if !tools::have(&["python3"]) {
-        return None;
-    }
-    let cache = std::env::var_os("AIOT_TEST_CACHE").map_or_else(std::env::temp_dir, Into::into);
-    let folder = cache.join("azure-iot-device-2.14.0");
-    let has = |folder: &Path| folder.join("azure/iot/device").is_dir();
-    if !has(&folder) {
-        // Beside and renamed: two tests at once, or one that is killed, do no harm.
-        std::fs::create_dir_all(&cache).unwrap();
-        let beside = tempfile::tempdir_in(&cache).unwrap();
-        let installed = tools::run(
-            Command::new("python3")
-                .args([
-                    "-m",
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    "--target",
-                ])
-                .arg(beside.path())
-                .arg("azure-iot-device==2.14.0"),
-        );
-        if installed.code != Some(0) {
-            tools::skip(&format!(
-                "needs azure-iot-device, which pip cannot install: {}",
-                installed.stderr
-            ));
-            return None;
-        }
-        if std::fs::rename(beside.path(), &folder).is_ok() {
-            // Nothing is left to be removed.
-            let _ = beside.keep();
-        }
-    }
-    Some(folder)
 }
