@@ -7,6 +7,8 @@
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`push`], [`images`] | a layout's images to a registry; what they hold and where two differ |
 //! | [`supply`] | bills of materials, provenance, signatures |
+//! | [`policy`] | whose signature an environment asks for |
+//! | [`verify_images`] | is what is in a registry what the declarations and the lock say? |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`environment`] | a committed environment, as a hub is told |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
@@ -30,6 +32,7 @@ pub mod manifests;
 pub mod network;
 pub mod observe;
 pub mod paths;
+pub mod policy;
 pub mod push;
 pub mod quantize_cli;
 pub mod quantizer;
@@ -38,6 +41,7 @@ pub mod registry;
 pub mod release;
 pub mod supply;
 pub mod update;
+pub mod verify_images;
 pub mod workspace;
 
 pub use error::BuildError;

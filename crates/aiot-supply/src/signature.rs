@@ -26,6 +26,8 @@ const SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+/// Digits of a key's short name.
+const KEY_ID_DIGITS: usize = 16;
 /// Length of an uncompressed point.
 const POINT_BYTES: usize = 65;
 
@@ -142,6 +144,12 @@ impl Verifier {
             "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
             lines.join("\n")
         )
+    }
+
+    /// A short name of the key: the first digits of the SHA-256 of its DER form, as `openssl pkey -pubin -outform DER |
+    /// sha256sum` prints them.
+    pub fn key_id(&self) -> String {
+        Digest::of(&self.der()).hex()[..KEY_ID_DIGITS].to_owned()
     }
 
     fn der(&self) -> Vec<u8> {
