@@ -6,6 +6,7 @@
 //! | [`observe`] | files and tool versions → [`aiot_plan::plan::Facts`] |
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`push`], [`images`] | a layout's images to a registry; what they hold and where two differ |
+//! | [`sizes`] | what a release takes over the link and on the disk of its devices |
 //! | [`supply`] | bills of materials, provenance, signatures |
 //! | [`policy`] | whose signature an environment asks for |
 //! | [`verify_images`] | is what is in a registry what the declarations and the lock say? |
@@ -39,6 +40,7 @@ pub mod quantizer;
 pub mod records;
 pub mod registry;
 pub mod release;
+pub mod sizes;
 pub mod supply;
 pub mod update;
 pub mod verify_images;

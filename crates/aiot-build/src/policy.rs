@@ -144,7 +144,7 @@ pub(crate) fn require_signatures(
     }
     let refuse = |why: &str| {
         BuildError::Other(format!(
-            "the manifests of `{0}` would name images without a signature that it asks for: {why}. Sign with --sign-key \
+            "the manifests of `{0}` would name images without a signature that it asks for: {why}\nSign with --sign-key \
              FILE, or write those of other environments with --environment; a release without a key may write `{0}` \
              once its images are signed in its registry",
             environment.name
@@ -163,11 +163,14 @@ pub(crate) fn require_signatures(
         let (signed, reasons) = statements::signed_by(&attached, digest, &keys);
         if signed.is_empty() {
             let why = reasons.into_iter().chain(problems).next();
-            let why = why.unwrap_or_else(|| "it is not signed".to_owned());
-            refused.push(refuse(&format!("{name} ({repository}@{digest}): {why}")));
+            let why = why.unwrap_or_else(|| "not signed".to_owned());
+            refused.push(format!("\n  {name} ({repository}@{digest}): {why}"));
         }
     }
-    many(refused)
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(refuse(&refused.concat())),
+    }
 }
 
 fn many(mut errors: Vec<BuildError>) -> Result<(), BuildError> {

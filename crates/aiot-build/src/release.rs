@@ -26,6 +26,7 @@ use crate::policy;
 use crate::push::{PushItem, PushSettings, push};
 use crate::records::{self, Measurements};
 use crate::registry::descriptor;
+use crate::sizes::{self, SizeRow, Sizes};
 use crate::workspace::check;
 
 /// How to release.
@@ -54,6 +55,8 @@ pub struct Options {
 pub struct Report {
     /// One row per image.
     pub rows: Vec<Row>,
+    /// What the images take, one row per target.
+    pub sizes: Vec<SizeRow>,
     /// Actions that ran.
     pub ran: usize,
     /// All actions.
@@ -203,6 +206,10 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
         &planned.store,
     )?;
     judge(&planned.workspace, &planned.plan, &measurements)?;
+    let sizes = Sizes::of(&planned.plan, &outcome.outputs, &planned.store)?;
+    let last = Sizes::read(&paths.sizes());
+    let size_rows = sizes.rows(&planned.workspace, &planned.plan, last.as_ref());
+    sizes::judge(&size_rows)?;
 
     let mut committed = records::files(
         paths,
@@ -254,6 +261,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
     )?;
     let mut report = Report {
         rows,
+        sizes: size_rows,
         ran: outcome.ran.len(),
         total: planned.plan.nodes.len(),
         written: Vec::new(),
@@ -285,6 +293,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
             events,
         )?);
     }
+    sizes.write(&paths.sizes())?;
     report.written = records::write(&committed)?.iter().map(relative).collect();
     for path in stale_files {
         std::fs::remove_file(&path).map_err(io("remove", &path))?;

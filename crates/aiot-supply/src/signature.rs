@@ -189,6 +189,17 @@ impl Verifier {
     }
 }
 
+/// What a bundle calls the key that signed it; nothing vouches for that. `None` where it does not say.
+pub fn key_hint(bundle: &[u8]) -> Option<String> {
+    if bundle.len() > MAX_BUNDLE_BYTES {
+        return None;
+    }
+    let json: Value = serde_json::from_slice(bundle).ok()?;
+    json["verificationMaterial"]["publicKey"]["hint"]
+        .as_str()
+        .map(str::to_owned)
+}
+
 /// The statement that is signed for an image: its digest first, then those of what is said about it.
 pub fn image_statement(subjects: &[(&str, Digest)]) -> Vec<u8> {
     let subjects: Vec<Value> = subjects

@@ -212,9 +212,8 @@ pub(crate) fn judge(
     } else if let Some(first) = signed.first() {
         let ids: BTreeSet<&str> = signed.iter().map(|one| one.key_id.as_str()).collect();
         let ids: Vec<&str> = ids.into_iter().collect();
-        notes.push(format!("signed with {}", first.key_name));
         notes.extend(reasons);
-        Check::ok(format!("key {}", ids.join(", ")))
+        Check::ok(format!("{}, key {}", first.key_name, ids.join(", ")))
     } else {
         if reasons.is_empty() {
             faults.push("it is not signed".to_owned());
