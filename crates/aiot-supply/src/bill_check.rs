@@ -434,11 +434,20 @@ mod tests {
                 "{text}"
             );
         }
+        let good = good().to_string().into_bytes();
+        for at in 0..good.len() {
+            for bit in [1, 4, 64] {
+                let mut changed = good.clone();
+                changed[at] ^= bit;
+                check_bill(&changed, &Digest::of(b"image"));
+            }
+            assert!(!check_bill(&good[..at], &Digest::of(b"image")).is_empty());
+        }
         let mut deep = json!({ "type": "file", "name": "f" });
         for _ in 0..30 {
             deep = json!({ "type": "file", "name": "f", "components": [deep] });
         }
-        let mut bill = good();
+        let mut bill = super::tests::good();
         bill["components"][0]["components"] = json!([deep]);
         assert!(problems(&bill)[0].contains("nested deeper"));
     }

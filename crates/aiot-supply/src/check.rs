@@ -330,6 +330,16 @@ mod tests {
         check(LOCK_DEPENDENCY, "file:other.lock", "does not name aiot.lock");
         check("\"sha256\":\"", "\"sha512\":\"", "without a digest");
         check("{", "[", "no SLSA provenance");
+        for at in 0..good.len() {
+            let mut changed = good.clone().into_bytes();
+            changed[at] ^= 4;
+            let _ = check_provenance(&changed, &Digest::of(b"image"));
+            let _ = signed_subjects(&changed);
+            assert!(
+                at + 1 >= good.len()
+                    || check_provenance(&good.as_bytes()[..at], &Digest::of(b"image")).is_err()
+            );
+        }
         let commit = String::from_utf8(made(&[], "--upload-pack=x")).unwrap();
         let problems = check_provenance(commit.as_bytes(), &Digest::of(b"image")).unwrap_err();
         assert!(problems[0].contains("is no commit"), "{problems:?}");

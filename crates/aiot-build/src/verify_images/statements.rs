@@ -254,7 +254,9 @@ pub(crate) fn judge(
     let mut bill = Check::ok("");
     if bills.is_empty() {
         bill = Check::fault();
-        faults.push("it has no bill of materials".to_owned());
+        if named(BOM_FILE).is_empty() {
+            faults.push("it has no bill of materials".to_owned());
+        }
     }
     for one in bills {
         for problem in check_bill(&one.bytes, image) {
@@ -266,7 +268,9 @@ pub(crate) fn judge(
     let mut is_wrong = false;
     if statements.is_empty() {
         is_wrong = true;
-        faults.push("it has no provenance".to_owned());
+        if named(PROVENANCE_FILE).is_empty() {
+            faults.push("it has no provenance".to_owned());
+        }
     }
     for one in statements {
         let problems = match check_provenance(&one.bytes, image) {

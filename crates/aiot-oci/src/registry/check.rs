@@ -204,3 +204,100 @@ impl Write for Measured {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::registry::{ClientOptions, RetryPolicy};
+
+    /// Asks a server that answers every question with these bytes for a blob, once.
+    fn ask(status: &str, body: &[u8], blob: &Descriptor) -> Result<CheckedBlob, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let repository: Repository = format!("{}/a", listener.local_addr().unwrap()).parse().unwrap();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        let body = body.to_vec();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+            {}
+            // The client may hang up on too long an answer.
+            let _ = stream
+                .write_all(answer.as_bytes())
+                .and_then(|()| stream.write_all(&body));
+        });
+        let client = RegistryClient::new(ClientOptions {
+            retry: RetryPolicy {
+                attempts: 1,
+                ..RetryPolicy::default()
+            },
+            ..ClientOptions::default()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let result = runtime.block_on(client.check_blob(&repository, blob));
+        server.join().unwrap();
+        result.map_err(|error| error.to_string())
+    }
+
+    fn layer(media_type: MediaType, bytes: &[u8]) -> Descriptor {
+        Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64)
+    }
+
+    #[test]
+    fn blobs_are_what_their_descriptors_say() {
+        let archive = b"an archive".repeat(100);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&archive).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let expected = CheckedBlob {
+            diff_id: Some(Digest::of(&archive)),
+            unpacked_size_bytes: archive.len() as u64,
+        };
+        let blob = layer(MediaType::LayerGzip, &gzip);
+        assert_eq!(ask("200 OK", &gzip, &blob), Ok(expected));
+        assert_eq!(
+            ask("200 OK", &archive, &layer(MediaType::LayerTar, &archive)),
+            Ok(expected)
+        );
+        let other = layer(MediaType::ImageConfig, &archive);
+        assert_eq!(ask("200 OK", &archive, &other).unwrap().diff_id, None);
+
+        let fails = |status: &str, body: &[u8], blob: &Descriptor, expected: &str| {
+            let error = ask(status, body, blob).unwrap_err();
+            assert!(error.contains(expected), "{expected}: {error}");
+        };
+        fails("200 OK", &[&gzip[..], b"more"].concat(), &blob, "longer than the");
+        fails("200 OK", &gzip[..gzip.len() - 1], &blob, "its descriptor says");
+        let mut changed = gzip.clone();
+        changed[4] ^= 1;
+        fails("200 OK", &changed, &blob, "expected sha256:");
+        // What cannot be unpacked either is first of all other bytes.
+        changed[20] ^= 255;
+        fails("200 OK", &changed, &blob, "expected sha256:");
+        fails(
+            "200 OK",
+            &archive,
+            &layer(MediaType::LayerGzip, &archive),
+            "cannot be unpacked",
+        );
+        let cut = &gzip[..gzip.len() - 4];
+        fails(
+            "200 OK",
+            cut,
+            &layer(MediaType::LayerGzip, cut),
+            "cannot be unpacked",
+        );
+        fails("404 Not Found", b"", &blob, "there is no image");
+    }
+}

@@ -173,6 +173,7 @@ fn loader_and_libraries_are_in_the_layers() {
     let libraries: Vec<String> = facts
         .needed
         .iter()
+        .filter(|library| *library != name)
         .map(|name| format!("lib/any/{name}"))
         .collect();
     let app: Entry<'_> = ("app", FILE, 0o755, 0, &bytes);
@@ -191,8 +192,11 @@ fn loader_and_libraries_are_in_the_layers() {
         let mut less = base.clone();
         let path = less.remove(gone).0;
         let found = found(&[&less, &[app]], own, &[]);
-        assert_eq!(found.len(), 1, "{path}: {found:?}");
-        assert!(found[0].contains("the image lacks"), "{found:?}");
+        assert!(!found.is_empty(), "{path}");
+        assert!(
+            found.iter().all(|problem| problem.contains("the image lacks")),
+            "{found:?}"
+        );
     }
     // A library's own libraries, too: this program as a library needs the same ones.
     let library: Entry<'_> = (&libraries[0], FILE, 0o644, 0, &bytes);
