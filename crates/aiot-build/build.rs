@@ -28,6 +28,7 @@ const CODE: [(&str, &[&str]); 6] = [
         &[
             "aiot-oci/src",
             "aiot-package/src",
+            "aiot-build/src/execute/contents.rs",
             "aiot-build/src/execute/image.rs",
         ],
     ),

@@ -77,6 +77,8 @@ enum Command {
     Update(commands::update::Arguments),
     /// Run the images of the last release, emulated, on the evaluation data: do all architectures say the same?
     Verify(commands::verify::Arguments),
+    /// Are the images in a registry what the declarations, the lock and the trusted keys say?
+    VerifyImages(commands::verify_images::Arguments),
     /// Run every test of this repository, with real parts
     Test(commands::test::Arguments),
     /// Measure against peers and limits in one run; prints ratios
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
             Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),
             Command::Update(arguments) => commands::update::run(&paths, &arguments),
             Command::Verify(arguments) => commands::verify::run(&paths, &arguments, cli.format),
+            Command::VerifyImages(arguments) => commands::verify_images::run(&paths, &arguments, cli.format),
             Command::Test(arguments) => commands::test::run(&paths, &arguments),
             Command::Bench(arguments) => commands::bench::run(&paths, &arguments, cli.format),
         }

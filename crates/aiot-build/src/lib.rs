@@ -6,7 +6,10 @@
 //! | [`observe`] | files and tool versions → [`aiot_plan::plan::Facts`] |
 //! | [`cache`] | results of earlier runs, on disk |
 //! | [`push`], [`images`] | a layout's images to a registry; what they hold and where two differ |
+//! | [`sizes`] | what a release takes over the link and on the disk of its devices |
 //! | [`supply`] | bills of materials, provenance, signatures |
+//! | [`policy`] | whose signature an environment asks for |
+//! | [`verify_images`] | is what is in a registry what the declarations and the lock say? |
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`environment`] | a committed environment, as a hub is told |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
@@ -31,14 +34,17 @@ pub mod manifests;
 pub mod network;
 pub mod observe;
 pub mod paths;
+pub mod policy;
 pub mod push;
 pub mod quantize_cli;
 pub mod quantizer;
 pub mod records;
 pub mod registry;
 pub mod release;
+pub mod sizes;
 pub mod supply;
 pub mod update;
+pub mod verify_images;
 pub mod workspace;
 
 pub use error::BuildError;

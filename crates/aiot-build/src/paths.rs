@@ -43,6 +43,11 @@ impl Paths {
         self.state.join("registries.json")
     }
 
+    /// Layers of the last release with their sizes.
+    pub fn sizes(&self) -> PathBuf {
+        self.state.join("sizes.json")
+    }
+
     /// Wheels as pip left them, and what was unpacked from them.
     pub fn downloads(&self) -> PathBuf {
         self.state.join("downloads")

@@ -1,7 +1,10 @@
 //! Images of a layout or a release to a registry: repositories, tags, order, and what has to be sent.
 //!
 //! A repository's index is named last. So an index that its tag names already proves the images below it, and pushing
-//! a release again costs one request for each model.
+//! a release again costs one request for each model. What is said about these images may be newer than their push: it
+//! is attached where it is missing.
+
+mod attached;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -68,7 +71,8 @@ pub struct PushRow {
     pub sent_bytes: u64,
     /// Manifests and indexes sent; in a dry run those that would be.
     pub manifests_sent: usize,
-    /// Bills of materials, provenance and signatures attached anew.
+    /// Bills of materials, provenance and signatures attached anew; in a dry run those that an image lacks that the
+    /// registry has already.
     pub artifacts_sent: usize,
 }
 
@@ -139,6 +143,8 @@ struct Placed<'a> {
     to: Repository,
     /// Its place in the list of items.
     position: usize,
+    /// Whether the registry has it under its name already, and lacks something that is said about it only.
+    is_there: bool,
 }
 
 impl Placed<'_> {
@@ -191,7 +197,12 @@ pub fn push(
         } else {
             prefix.join(&item.repository).map_err(BuildError::other)?
         };
-        placed.push(Placed { item, to, position });
+        placed.push(Placed {
+            item,
+            to,
+            position,
+            is_there: false,
+        });
     }
     let known = settings.habits.map(read_habits).unwrap_or_default();
     let client = client_that_knows(known.clone())?;
@@ -214,7 +225,8 @@ fn push_with(
     events: Sink<'_>,
 ) -> Result<PushReport, BuildError> {
     let mut rows: Vec<Option<PushRow>> = (0..count).map(|_| None).collect();
-    let remaining = look(network, client, store, placed, settings, &mut rows)?;
+    let mut known = attached::Known::read(settings.habits);
+    let remaining = look(network, client, store, placed, settings, &mut known, &mut rows)?;
     let mut report = PushReport::default();
     if settings.dry_run {
         survey(network, client, store, &remaining, &mut rows)?;
@@ -229,7 +241,11 @@ fn push_with(
             &mut rows,
             &mut report.total,
         )?;
+        for placed in &remaining {
+            known.add(&placed.to, &placed.item.descriptor, &placed.item.artifacts);
+        }
     }
+    known.write()?;
     report.rows = rows.into_iter().flatten().collect();
     Ok(report)
 }
@@ -241,6 +257,7 @@ fn look<'a>(
     store: &Store,
     placed: Vec<Placed<'a>>,
     settings: PushSettings<'_>,
+    known: &mut attached::Known,
     rows: &mut [Option<PushRow>],
 ) -> Result<Vec<Placed<'a>>, BuildError> {
     let mut groups: BTreeMap<Repository, Vec<Placed<'a>>> = BTreeMap::new();
@@ -278,10 +295,25 @@ fn look<'a>(
                 _ => {}
             }
         }
-        for placed in group {
-            if proved.contains(&placed.item.descriptor.digest) {
-                rows[placed.position] = Some(placed.row(&PushReceipt::default(), true));
+        for mut placed in group {
+            let (image, artifacts) = (&placed.item.descriptor, &placed.item.artifacts);
+            if !proved.contains(&image.digest) {
+                remaining.push(placed);
+                continue;
+            }
+            let missing = match artifacts.is_empty() {
+                true => 0,
+                false => network
+                    .block_on(known.missing(client, &to, image, artifacts))
+                    .map_err(BuildError::other)?,
+            };
+            if missing == 0 || settings.dry_run {
+                rows[placed.position] = Some(PushRow {
+                    artifacts_sent: missing,
+                    ..placed.row(&PushReceipt::default(), missing == 0)
+                });
             } else {
+                placed.is_there = true;
                 remaining.push(placed);
             }
         }
@@ -333,7 +365,7 @@ fn send(
     total: &mut PushReceipt,
 ) -> Result<(), BuildError> {
     let mut sizes = BTreeMap::new();
-    for placed in remaining {
+    for placed in remaining.iter().filter(|placed| !placed.is_there) {
         blob_sizes(store, &placed.item.descriptor, &mut sizes)?;
     }
     let total_bytes: u64 = sizes.values().sum();
@@ -378,7 +410,7 @@ fn send(
                 let mut pushing = std::pin::pin!(async {
                     let mut receipt = PushReceipt::default();
                     // The image, what is said about it, and only then its name.
-                    if !placed.item.artifacts.is_empty() {
+                    if !placed.item.artifacts.is_empty() && !placed.is_there {
                         receipt += &client.push(store, descriptor, &placed.to, None, &options).await?;
                     }
                     for artifact in &placed.item.artifacts {
@@ -387,7 +419,9 @@ fn send(
                             .await?;
                         *artifacts_sent += sent.manifests_uploaded;
                     }
-                    receipt += &client.push(store, descriptor, &placed.to, tag, &options).await?;
+                    if !placed.is_there {
+                        receipt += &client.push(store, descriptor, &placed.to, tag, &options).await?;
+                    }
                     Ok(receipt)
                 });
                 loop {
@@ -407,12 +441,15 @@ fn send(
         *total += &receipt;
         let up_to_date = receipt == PushReceipt::default() && artifacts_sent == 0;
         if !up_to_date {
-            events(Event::Note(format!(
-                "pushed {} ({} blobs sent, {} there)",
-                placed.reference(),
-                receipt.blobs_uploaded,
-                receipt.blobs_present + receipt.blobs_mounted
-            )));
+            events(Event::Note(match placed.is_there {
+                true => format!("attached {artifacts_sent} statements to {}", placed.reference()),
+                false => format!(
+                    "pushed {} ({} blobs sent, {} there)",
+                    placed.reference(),
+                    receipt.blobs_uploaded,
+                    receipt.blobs_present + receipt.blobs_mounted
+                ),
+            }));
         }
         rows[placed.position] = Some(PushRow {
             artifacts_sent,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
-use aiot_oci::{Descriptor, Store};
+use aiot_oci::{Descriptor, Digest, Store};
 use aiot_package::Precision;
 use aiot_plan::action::Action;
 use aiot_plan::lock::{Lock, LockedModel};
@@ -22,9 +22,11 @@ use crate::manifests::{self, Row};
 use crate::network::Network;
 use crate::observe::{FileIndex, Observation, observe};
 use crate::paths::Paths;
+use crate::policy;
 use crate::push::{PushItem, PushSettings, push};
 use crate::records::{self, Measurements};
 use crate::registry::descriptor;
+use crate::sizes::{self, SizeRow, Sizes};
 use crate::workspace::check;
 
 /// How to release.
@@ -53,6 +55,8 @@ pub struct Options {
 pub struct Report {
     /// One row per image.
     pub rows: Vec<Row>,
+    /// What the images take, one row per target.
+    pub sizes: Vec<SizeRow>,
     /// Actions that ran.
     pub ran: usize,
     /// All actions.
@@ -189,6 +193,10 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
         refuse_stale(paths, &planned)?;
     }
     let environments = environments(&planned.workspace, &options.environments)?;
+    let signer = options.signer.as_deref();
+    if options.push.is_some() && !options.check {
+        policy::require_signer(paths, &planned.workspace, &environments, signer)?;
+    }
     let outcome = run(paths, &planned, network, options.jobs, events)?;
     let measurements = records::measurements(
         &planned.plan,
@@ -198,6 +206,10 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
         &planned.store,
     )?;
     judge(&planned.workspace, &planned.plan, &measurements)?;
+    let sizes = Sizes::of(&planned.plan, &outcome.outputs, &planned.store)?;
+    let last = Sizes::read(&paths.sizes());
+    let size_rows = sizes.rows(&planned.workspace, &planned.plan, last.as_ref());
+    sizes::judge(&size_rows)?;
 
     let mut committed = records::files(
         paths,
@@ -229,7 +241,16 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
                 .into_owned();
             !files.contains_key(&relative)
         }));
-        committed.extend(files.into_iter().map(|(path, bytes)| (dir.join(path), bytes)));
+        let files: BTreeMap<PathBuf, Vec<u8>> = files
+            .into_iter()
+            .map(|(path, bytes)| (dir.join(path), bytes))
+            .collect();
+        // Manifests that are there already got their images from a release that was allowed to name them.
+        if !options.check && !files.iter().all(|(path, bytes)| is_there(path, bytes)) {
+            let images = images_below(&planned, &outcome);
+            policy::require_signatures(paths, environment, &images, signer, network)?;
+        }
+        committed.extend(files);
     }
     let rows = manifests::rows(
         &planned.workspace,
@@ -240,6 +261,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
     )?;
     let mut report = Report {
         rows,
+        sizes: size_rows,
         ran: outcome.ran.len(),
         total: planned.plan.nodes.len(),
         written: Vec::new(),
@@ -257,7 +279,6 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
     }
     write_layout(paths, &planned, &outcome)?;
     let lock = &committed[&paths.lock()];
-    let signer = options.signer.as_deref();
     crate::supply::write(paths, &planned, &outcome, &measurements, lock, signer)?;
     // Pushed before manifests name the images: what is deployed can be pulled.
     if let Some(prefix) = &options.push {
@@ -272,6 +293,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
             events,
         )?);
     }
+    sizes.write(&paths.sizes())?;
     report.written = records::write(&committed)?.iter().map(relative).collect();
     for path in stale_files {
         std::fs::remove_file(&path).map_err(io("remove", &path))?;
@@ -520,6 +542,19 @@ fn named(planned: &Planned, outcome: &Outcome) -> Vec<(String, Descriptor)> {
         entries.push((format!("{model}-{version}-{target}"), image));
     }
     entries
+}
+
+/// Repository below the prefix and digest of every image → its name.
+fn images_below(planned: &Planned, outcome: &Outcome) -> BTreeMap<(String, Digest), String> {
+    let images = planned.plan.images.iter().map(|((model, target), &node)| {
+        let digest = outcome.outputs[node]["manifest"].digest;
+        ((model.to_string(), digest), format!("{model} for {target}"))
+    });
+    images.collect()
+}
+
+fn is_there(path: &std::path::Path, bytes: &[u8]) -> bool {
+    std::fs::read(path).is_ok_and(|old| old == bytes)
 }
 
 fn write_layout(paths: &Paths, planned: &Planned, outcome: &Outcome) -> Result<(), BuildError> {

@@ -44,7 +44,7 @@ pub const PROVENANCE_FILE: &str = "provenance.intoto.json";
 /// File with the signature over image, bill and provenance.
 pub const SIGNATURE_FILE: &str = "signature.sigstore.json";
 /// The media type of a bill of materials.
-const BOM_TYPE: &str = "application/vnd.cyclonedx+json";
+pub(crate) const BOM_TYPE: &str = "application/vnd.cyclonedx+json";
 /// The longest key file and copyright file that is read.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 

@@ -91,6 +91,7 @@ pub fn check(paths: &Paths, files: &mut FileIndex) -> Result<Workspace, BuildErr
         }
     }
     check_conditions(&workspace, &mut errors);
+    crate::policy::check_keys(paths, &workspace, &mut errors);
     errors.extend(compatibility::check(&workspace, &facts));
     files.save()?;
     if errors.is_empty() {

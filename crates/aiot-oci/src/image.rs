@@ -339,7 +339,11 @@ pub fn read_index(store: &Store, digest: &Digest) -> Result<ImageIndex, ImageErr
     })
 }
 
-pub(crate) fn parse_manifest(bytes: &[u8]) -> Result<ImageManifest, String> {
+/// Reads an image manifest of any origin from its bytes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_manifest(bytes: &[u8]) -> Result<ImageManifest, String> {
     let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     match &manifest.media_type {
         _ if manifest.schema_version != 2 => {
@@ -350,7 +354,11 @@ pub(crate) fn parse_manifest(bytes: &[u8]) -> Result<ImageManifest, String> {
     }
 }
 
-pub(crate) fn parse_index(bytes: &[u8]) -> Result<ImageIndex, String> {
+/// Reads an image index of any origin from its bytes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_index(bytes: &[u8]) -> Result<ImageIndex, String> {
     let index: ImageIndex = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     match &index.media_type {
         _ if index.schema_version != 2 => Err(format!("schemaVersion is {}, not 2", index.schema_version)),

@@ -47,9 +47,9 @@ pub use layer::{
 pub use layout::{LayoutError, LayoutReport, read_layout, write_layout};
 pub use reference::{Reference, ReferenceError, Repository};
 pub use registry::{
-    Artifact, BlobDelivery, ClientOptions, Credentials, CredentialsError, PullLayers, PulledImage, PushEvent,
-    PushListener, PushOptions, PushReceipt, PushSurvey, RegistryClient, RegistryError, ResolvedReference,
-    Retry, RetryPolicy,
+    Artifact, BlobDelivery, CheckedBlob, ClientOptions, Credentials, CredentialsError, PullLayers,
+    PulledImage, PushEvent, PushListener, PushOptions, PushReceipt, PushSurvey, RegistryClient,
+    RegistryError, ResolvedReference, Retry, RetryPolicy,
 };
 pub use store::{Blob, BlobWriter, Store, StoreError, VerifiedReader};
 pub use validate::{Problem, validate_layout};

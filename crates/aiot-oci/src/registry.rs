@@ -11,6 +11,7 @@
 //! Must be driven by a tokio runtime with time and IO enabled. Not here: deletion.
 
 mod auth;
+mod check;
 mod chunks;
 mod credentials;
 mod http;
@@ -32,6 +33,7 @@ use crate::image::ImageError;
 use crate::reference::Repository;
 use crate::store::StoreError;
 
+pub use check::CheckedBlob;
 pub use credentials::{Credentials, CredentialsError};
 pub use pull::{PullLayers, PulledImage, ResolvedReference};
 pub use push::{BlobDelivery, PushEvent, PushListener, PushOptions, PushReceipt};

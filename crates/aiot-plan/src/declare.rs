@@ -427,9 +427,19 @@ pub struct EnvironmentFile {
     pub debian_mirror: Option<String>,
     /// Base URL of an archive of old packages.
     pub debian_snapshot: Option<String>,
+    /// Who must have signed the images; none = nobody.
+    pub signatures: Option<SignaturesDeclaration>,
     /// Roll-out rings, in order.
     #[serde(default)]
     pub ring: Vec<RingDeclaration>,
+}
+
+/// `[signatures]` of an environment: its images are signed with one of these keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SignaturesDeclaration {
+    /// Paths of public keys, ECDSA P-256 in PEM; one of them is enough.
+    pub public_keys: Spanned<Vec<Spanned<String>>>,
 }
 
 /// `[system]` of an environment.

@@ -285,6 +285,9 @@ pub struct Environment {
     pub debian_mirror: Option<String>,
     /// Base URL of an archive of old packages.
     pub debian_snapshot: Option<String>,
+    /// Public keys, one of which must have signed an image before a manifest may name it; empty = no signature is
+    /// asked for.
+    pub signature_keys: Vec<SignatureKey>,
     /// Rings, in order.
     pub rings: Vec<Ring>,
 }
@@ -298,6 +301,15 @@ impl Environment {
             self.repository_prefix
         )
     }
+}
+
+/// A public key that an environment trusts.
+#[derive(Clone, Debug)]
+pub struct SignatureKey {
+    /// Path below the workspace.
+    pub path: String,
+    /// Its place.
+    pub site: Site,
 }
 
 /// One ring of a roll-out. What is not declared is left to the roll-out's defaults.

@@ -26,6 +26,8 @@ const SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+/// Digits of a key's short name.
+const KEY_ID_DIGITS: usize = 16;
 /// Length of an uncompressed point.
 const POINT_BYTES: usize = 65;
 
@@ -144,6 +146,12 @@ impl Verifier {
         )
     }
 
+    /// A short name of the key: the first digits of the SHA-256 of its DER form, as `openssl pkey -pubin -outform DER |
+    /// sha256sum` prints them.
+    pub fn key_id(&self) -> String {
+        Digest::of(&self.der()).hex()[..KEY_ID_DIGITS].to_owned()
+    }
+
     fn der(&self) -> Vec<u8> {
         [&SPKI_PREFIX[..], &self.point].concat()
     }
@@ -179,6 +187,17 @@ impl Verifier {
             .map_err(|_| SignatureError::Wrong)?;
         Ok(payload)
     }
+}
+
+/// What a bundle calls the key that signed it; nothing vouches for that. `None` where it does not say.
+pub fn key_hint(bundle: &[u8]) -> Option<String> {
+    if bundle.len() > MAX_BUNDLE_BYTES {
+        return None;
+    }
+    let json: Value = serde_json::from_slice(bundle).ok()?;
+    json["verificationMaterial"]["publicKey"]["hint"]
+        .as_str()
+        .map(str::to_owned)
 }
 
 /// The statement that is signed for an image: its digest first, then those of what is said about it.

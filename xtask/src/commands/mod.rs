@@ -18,6 +18,7 @@ mod session;
 pub mod test;
 pub mod update;
 pub mod verify;
+pub mod verify_images;
 
 use aiot_build::BuildError;
 use aiot_build::network::Network;

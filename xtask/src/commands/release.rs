@@ -5,6 +5,7 @@ use std::path::Path;
 use aiot_build::BuildError;
 use aiot_build::paths::Paths;
 use aiot_build::release::{Options, Report, release};
+use aiot_build::sizes::SizeRow;
 
 use crate::output::{Format, bytes, table};
 use crate::progress::Progress;
@@ -75,6 +76,7 @@ fn json(report: &Report) -> serde_json::Value {
     serde_json::json!({
         "schema": 1,
         "images": report.rows,
+        "sizes": report.sizes,
         "actions": report.total,
         "ran": report.ran,
         "written": report.written,
@@ -93,6 +95,46 @@ fn rebuilt(reasons: &[String]) -> String {
         some if some.len() <= SHOWN => some.join("; "),
         many => format!("{}; and {} more", many[..SHOWN].join("; "), many.len() - SHOWN),
     }
+}
+
+/// What the images of each target take, and how long that is on its link.
+fn sizes(rows: &[SizeRow]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let minutes = |size: u64| {
+                row.minutes(size)
+                    .map_or("-".to_owned(), |minutes| format!("{minutes:.1}"))
+            };
+            let unknown = || "-".to_owned();
+            vec![
+                row.target.clone(),
+                row.images.to_string(),
+                bytes(row.download_bytes),
+                minutes(row.download_bytes),
+                row.new_bytes.map_or_else(unknown, bytes),
+                row.new_bytes.map_or_else(unknown, minutes),
+                row.unpacked_bytes.map_or_else(unknown, bytes),
+                row.unpacked_change_bytes.map_or_else(unknown, |change| {
+                    let sign = if change < 0 { "-" } else { "+" };
+                    format!("{sign}{}", bytes(change.unsigned_abs()))
+                }),
+                bytes(row.disk_bytes),
+            ]
+        })
+        .collect();
+    let header = [
+        "target",
+        "images>",
+        "to send>",
+        "minutes>",
+        "since last release>",
+        "minutes>",
+        "unpacked>",
+        "change>",
+        "disk>",
+    ];
+    table(&header, &rows)
 }
 
 fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
@@ -134,6 +176,9 @@ fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
             )
         );
     }
+    println!();
+    print!("{}", sizes(&report.sizes));
+    println!();
     for (path, text) in &report.drift {
         println!("\n{}:\n{text}", path.display());
     }

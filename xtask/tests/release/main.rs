@@ -18,3 +18,4 @@ mod quantize;
 mod reproducible;
 mod supply;
 mod verify;
+mod verify_images;

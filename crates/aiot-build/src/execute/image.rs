@@ -3,38 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use aiot_oci::layer::visit_layer;
 use aiot_oci::{
-    BaseImage, Compression, Descriptor, EntryKind, FileMode, FileSource, ImageSpec, Layer, LayerBuilder,
-    LayerLimits, MediaType, assemble_image, assemble_index,
+    BaseImage, Compression, Descriptor, FileMode, FileSource, ImageSpec, Layer, LayerBuilder, MediaType,
+    assemble_image, assemble_index,
 };
 use aiot_package::{BASELINE_FILE, Golden, GoldenCase, PACKAGE_DIR, Precision};
 use aiot_plan::action::{Output, PackageParameters};
 use aiot_plan::records::Measured;
 use aiot_plan::workspace::Platform;
 use aiot_plan::{ModelName, TargetName};
-use aiot_toolchain::elf;
 
 use super::Task;
+use super::contents::{self, LayerContent};
 use crate::error::BuildError;
 
 /// The user of every image: nobody, by number, since an image has no need for names.
 const USER: &str = "65532:65532";
 
-/// What layers hold, by digest and the two programs that were looked for; see [`Task::layer_content`].
-pub type LayerContents =
-    Mutex<BTreeMap<(aiot_oci::Digest, [String; 2]), Arc<Mutex<Option<Arc<LayerContent>>>>>>;
+/// The output with the unpacked length of every layer, JSON by digest; empty where a base image's are not here.
+pub const UNPACKED_OUTPUT: &str = "unpacked sizes";
 
-/// What is in a layer.
-#[derive(Debug, Default)]
-pub struct LayerContent {
-    /// All paths, without the first `/`.
-    paths: BTreeSet<String>,
-    /// Their last parts.
-    names: BTreeSet<String>,
-    /// Programs that were looked for → libraries that they need.
-    needed: BTreeMap<String, Vec<String>>,
-}
+/// What layers hold, by digest and what was looked for; see [`Task::layer_content`].
+pub type LayerContents = Mutex<BTreeMap<ContentKey, Arc<Mutex<Option<Arc<LayerContent>>>>>>;
+type ContentKey = (aiot_oci::Digest, Vec<String>, bool);
 
 /// What is kept of a layer.
 pub(super) fn layer_output(layer: &Layer) -> Output {
@@ -119,6 +110,7 @@ impl Task<'_> {
 
     pub(super) fn assemble_image(
         &self,
+        (model, target): (&ModelName, &TargetName),
         platform: &Platform,
         entrypoint: &[String],
         env: &BTreeMap<String, String>,
@@ -140,6 +132,7 @@ impl Task<'_> {
             all_layers.extend(base.manifest.layers.iter().cloned());
             spec.base = Some(base);
         }
+        let of_base = all_layers.len();
         for (name, input) in self.inputs {
             let Some(output) = input.output.as_ref().filter(|output| output.diff_id.is_some()) else {
                 continue;
@@ -148,7 +141,15 @@ impl Task<'_> {
             all_layers.push(layer.descriptor.clone());
             spec.layers.push(layer);
         }
-        self.check_libraries(&all_layers, &entrypoint[0], &env["AIOT_ENGINE_LIBRARY"], glibc)?;
+        let programs =
+            [&entrypoint[0], &env["AIOT_ENGINE_LIBRARY"]].map(|path| path.trim_start_matches('/').to_owned());
+        let unpacked = self.look_into(
+            (&all_layers, of_base),
+            &programs,
+            &spec.platform,
+            &self.mounts(model, target),
+            glibc,
+        )?;
         spec.entrypoint = entrypoint.to_vec();
         spec.cmd = vec!["serve".to_owned()];
         spec.env = env.clone();
@@ -167,9 +168,20 @@ impl Task<'_> {
             diff_id: None,
             media_type: Some(descriptor.media_type.to_string()),
         };
+        // Beside the image, for whoever asks what it takes on a device.
+        let sizes = store
+            .put_bytes(&pretty(&unpacked))
+            .map_err(|error| self.fail(error))?;
+        let sizes = Output {
+            digest: sizes.digest,
+            size_bytes: sizes.size,
+            diff_id: None,
+            media_type: Some("application/json".to_owned()),
+        };
         Ok(BTreeMap::from([
             ("manifest".to_owned(), document(&manifest)),
             ("config".to_owned(), document(&read.config)),
+            (UNPACKED_OUTPUT.to_owned(), sizes),
         ]))
     }
 
@@ -188,56 +200,54 @@ impl Task<'_> {
         })
     }
 
-    /// The program, the engine and all libraries that they name are in the layers, and the C library is new enough.
-    fn check_libraries(
+    /// Looks into all layers: whether the image can run, and nothing in it can be changed. Returns layer → length of
+    /// its archive in bytes.
+    fn look_into(
         &self,
-        layers: &[Descriptor],
-        program: &str,
-        engine: &str,
+        (layers, of_base): (&[Descriptor], usize),
+        programs: &[String],
+        platform: &aiot_oci::Platform,
+        mounts: &BTreeSet<String>,
         glibc: &str,
-    ) -> Result<(), BuildError> {
-        let paths = [program.trim_start_matches('/'), engine.trim_start_matches('/')];
-        let mut contents = Vec::new();
-        for layer in layers {
+    ) -> Result<BTreeMap<String, u64>, BuildError> {
+        let mut found = Vec::new();
+        for (position, layer) in layers.iter().enumerate() {
             // A base image's layers are fetched only where they must be looked into: its engine is checked by path
             // when it is pulled.
             if !self.context.store.contains(&layer.digest, layer.size) {
-                return Ok(());
+                return Ok(BTreeMap::new());
             }
-            contents.push(self.layer_content(layer, paths)?);
+            found.push(self.layer_content(layer, programs, position >= of_base)?);
         }
-        for path in paths {
-            if !contents.iter().any(|content| content.paths.contains(path)) {
-                return Err(self.fail(format!("the image has no /{path}")));
-            }
+        let problems = contents::problems(&found, programs, platform, mounts);
+        if problems.is_empty() {
+            let sizes = layers.iter().zip(&found);
+            return Ok(sizes
+                .map(|(layer, content)| (layer.digest.to_string(), content.unpacked_size_bytes))
+                .collect());
         }
-        let has_file = |name: &str| contents.iter().any(|content| content.names.contains(name));
-        // What a later layer has in its place counts.
-        let needed: BTreeMap<&String, &Vec<String>> =
-            contents.iter().flat_map(|content| &content.needed).collect();
-        let missing: Vec<String> = needed
-            .iter()
-            .flat_map(|(path, libraries)| {
-                let missing = libraries.iter().filter(|library| !has_file(library));
-                missing.map(move |library| format!("{library} (needed by /{path})"))
-            })
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(self.fail(format!(
-            "the image lacks {}; add its package to the target's base, or lower the module's glibc floor ({glibc})",
-            missing.join(", ")
-        )))
+        let help = if problems.iter().any(|problem| problem.contains("lacks")) {
+            format!("; add its package to the target's base, or lower the module's glibc floor ({glibc})")
+        } else {
+            String::new()
+        };
+        Err(self.fail(format!("{}{help}", problems.join("; "))))
+    }
+
+    /// What create options mount into the containers of an image.
+    fn mounts(&self, model: &ModelName, target: &TargetName) -> BTreeSet<String> {
+        let target = &self.context.workspace.targets[target];
+        contents::mount_points(&[&target.create_options, &self.model(model).edge.create_options])
     }
 
     /// What is in a layer. Unpacked once per release: thousands of images share a base, an engine and a module.
     fn layer_content(
         &self,
         layer: &Descriptor,
-        programs: [&str; 2],
+        programs: &[String],
+        is_ours: bool,
     ) -> Result<Arc<LayerContent>, BuildError> {
-        let key = (layer.digest, programs.map(str::to_owned));
+        let key = (layer.digest, programs.to_vec(), is_ours);
         let slot = {
             let mut known = self.context.layers.lock().expect("no panic while held");
             Arc::clone(known.entry(key).or_default())
@@ -247,26 +257,7 @@ impl Task<'_> {
         if let Some(content) = &*slot {
             return Ok(Arc::clone(content));
         }
-        let mut content = LayerContent::default();
-        let mut visit = |entry: &aiot_oci::LayerEntry, reader: &mut dyn std::io::Read| {
-            let path = entry.path.clone();
-            content.names.extend(path.rsplit('/').next().map(str::to_owned));
-            if matches!(entry.kind, EntryKind::File { .. }) && programs.contains(&path.as_str()) {
-                let mut bytes = Vec::new();
-                reader
-                    .read_to_end(&mut bytes)
-                    .map_err(|error| aiot_oci::LayerError::Unreadable {
-                        digest: layer.digest,
-                        reason: error.to_string(),
-                    })?;
-                if let Ok(facts) = elf::inspect(&bytes) {
-                    content.needed.insert(path.clone(), facts.needed);
-                }
-            }
-            content.paths.insert(path);
-            Ok(())
-        };
-        visit_layer(self.context.store, layer, LayerLimits::default(), &mut visit)
+        let content = LayerContent::read(self.context.store, layer, programs, is_ours)
             .map_err(|error| self.fail(error))?;
         Ok(Arc::clone(slot.insert(Arc::new(content))))
     }
@@ -281,7 +272,18 @@ impl Task<'_> {
             let input = self.input(&format!("image for {target}"));
             let size = input.output.as_ref().map_or(0, |output| output.size_bytes);
             let mut descriptor = Descriptor::new(MediaType::ImageManifest, input.digest, size);
-            descriptor.platform = Some(oci_platform(platform));
+            let platform = oci_platform(platform);
+            let store = self.context.store;
+            let config = aiot_oci::image::read_manifest(store, &input.digest)
+                .and_then(|manifest| aiot_oci::image::read_config(store, &manifest.config.digest))
+                .map_err(|error| self.fail(error))?;
+            if config.platform() != platform {
+                return Err(self.fail(format!(
+                    "the image for {target} says {}, and the index {platform}",
+                    config.platform()
+                )));
+            }
+            descriptor.platform = Some(platform);
             descriptor
                 .annotations
                 .insert("dev.aiot-ops.target".to_owned(), target.to_string());

@@ -5,11 +5,13 @@
 
 mod base;
 mod compile;
+mod contents;
 mod image;
 mod measure;
 mod quantize;
 
-pub use image::{LayerContent, LayerContents, oci_platform};
+pub use contents::LayerContent;
+pub use image::{LayerContents, UNPACKED_OUTPUT, oci_platform};
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, OnceLock};
@@ -296,13 +298,14 @@ fn run(
         } => task.compile(module, triple, glibc, *builder),
         Action::AssembleLayer { path, mode } => task.assemble_layer(path, *mode),
         Action::AssembleImage {
+            model,
+            target,
             platform,
             entrypoint,
             env,
             labels,
             glibc,
-            ..
-        } => task.assemble_image(platform, entrypoint, env, labels, glibc),
+        } => task.assemble_image((model, target), platform, entrypoint, env, labels, glibc),
         Action::AssembleIndex {
             platforms,
             annotations,

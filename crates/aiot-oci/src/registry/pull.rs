@@ -256,7 +256,10 @@ impl RegistryClient {
         Ok(descriptor)
     }
 
-    async fn get_manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+    pub(super) async fn get_manifest(
+        &self,
+        reference: &Reference,
+    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
         let name = match (&reference.digest, &reference.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),

@@ -69,6 +69,7 @@ impl Resolver {
                 );
             }
         }
+        let signature_keys = self.signature_keys(file, &environment, declared.signatures.as_ref());
         let mut rings: Vec<Ring> = Vec::new();
         for ring in &declared.ring {
             if !is_name(ring.name.get_ref()) || rings.iter().any(|known| known.name == *ring.name.get_ref()) {
@@ -97,8 +98,46 @@ impl Resolver {
             edge_hub: declared.system.edge_hub.into_inner(),
             debian_mirror: declared.debian_mirror,
             debian_snapshot: declared.debian_snapshot,
+            signature_keys,
             rings,
         })
+    }
+
+    fn signature_keys(
+        &mut self,
+        file: &SourceFile,
+        environment: &EnvironmentName,
+        declared: Option<&SignaturesDeclaration>,
+    ) -> Vec<SignatureKey> {
+        let mut keys: Vec<SignatureKey> = Vec::new();
+        let Some(declared) = declared else { return keys };
+        if declared.public_keys.get_ref().is_empty() {
+            self.error(
+                ConfigError::new(
+                    "plan::signature_keys",
+                    site(file, &declared.public_keys),
+                    format!("environment `{environment}`: signatures are asked for, and no key is trusted"),
+                    "no image could ever be deployed",
+                )
+                .with_help("name a public key, or leave `[signatures]` out where no signature is asked for"),
+            );
+        }
+        for path in declared.public_keys.get_ref() {
+            self.path(file, path);
+            if keys.iter().any(|known| known.path == *path.get_ref()) {
+                self.error(ConfigError::new(
+                    "plan::signature_keys",
+                    site(file, path),
+                    format!("environment `{environment}`: `{}` is named twice", path.get_ref()),
+                    "once is enough",
+                ));
+            }
+            keys.push(SignatureKey {
+                path: path.get_ref().clone(),
+                site: site(file, path),
+            });
+        }
+        keys
     }
 }
 

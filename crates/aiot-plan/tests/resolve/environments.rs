@@ -144,3 +144,32 @@ fn ring_policies() {
     "#,
     );
 }
+
+#[test]
+fn signatures() {
+    let prefix = "repository-prefix = \"aiot/plant\"";
+    let with = |keys: &str| format!("{prefix}\nsignatures.public-keys = {keys}");
+    environment(prefix, &with("[\"keys/release.pub\", \"keys/spare.pub\"]"), "");
+    environment(
+        prefix,
+        &with("[]"),
+        r#"
+        plan::signature_keys deployments/plant.toml:4:26 «[]»
+          × environment `plant`: signatures are asked for, and no key is trusted
+          ╰ no image could ever be deployed
+          help: name a public key, or leave `[signatures]` out where no signature is asked for
+    "#,
+    );
+    environment(
+        prefix,
+        &with("[\"../release.pub\", \"a.pub\", \"a.pub\"]"),
+        r#"
+        plan::path deployments/plant.toml:4:27 «"../release.pub"»
+          × `../release.pub` is not a path below the workspace
+          ╰ relative, with `/`, without `..`, without `/` at the end
+        plan::signature_keys deployments/plant.toml:4:54 «"a.pub"»
+          × environment `plant`: `a.pub` is named twice
+          ╰ once is enough
+    "#,
+    );
+}
