@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use aiot_oci::{
     ClientOptions, Credentials, PullLayers, PushOptions, Reference, RegistryClient, Repository, Store,
