@@ -240,6 +240,9 @@ pub struct RegistryClient {
     inner: Arc<Inner>,
 }
 
+/// Held by whoever sends a blob; gone when nobody does.
+type Turn = Weak<tokio::sync::Mutex<()>>;
+
 struct Inner {
     options: ClientOptions,
     plain: OnceLock<reqwest::Client>,
@@ -252,7 +255,7 @@ struct Inner {
     /// Repository and digest of manifests and indexes that are there.
     known_manifests: Mutex<BTreeSet<(Repository, Digest)>>,
     /// Registry and digest → held by whoever sends the blob.
-    turns: Mutex<BTreeMap<(String, Digest), Weak<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<BTreeMap<(String, Digest), Turn>>,
     /// Registry → length of the pieces in which it wants blobs.
     chunk_bytes: Mutex<BTreeMap<String, u64>>,
     paces: Mutex<pace::Paces>,
