@@ -1,5 +1,6 @@
 //! Downloads over HTTP: system trust store, proxies from the environment, bounded answers, a few retries.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aiot_debian::{Fetch, FetchError};
@@ -14,29 +15,39 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// An HTTP client for synchronous code.
 pub struct Network {
     runtime: tokio::runtime::Runtime,
-    client: reqwest::Client,
+    /// Made when it is first needed: reading the trust store takes longer than a push that has nothing to do.
+    client: OnceLock<reqwest::Client>,
 }
 
 impl Network {
     /// Makes the client.
     ///
     /// # Errors
-    /// When threads or the trust store are not to be had.
+    /// When threads are not to be had.
     pub fn new() -> Result<Network, BuildError> {
-        // Fails only when a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(BuildError::other)?;
+        Ok(Network {
+            runtime,
+            client: OnceLock::new(),
+        })
+    }
+
+    fn client(&self) -> Result<&reqwest::Client, reqwest::Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        // Fails only when a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .connect_timeout(IDLE_LIMIT)
             .read_timeout(IDLE_LIMIT)
             .user_agent(concat!("aiot-ops/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(BuildError::other)?;
-        Ok(Network { runtime, client })
+            .build()?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     /// Runs a future of a registry client to its end.
@@ -50,7 +61,13 @@ impl Network {
             reason: with_causes(&error.without_url()),
             retry_may_help: true,
         };
-        let mut answer = self.client.get(url).send().await.map_err(failed)?;
+        let mut answer = self
+            .client()
+            .map_err(failed)?
+            .get(url)
+            .send()
+            .await
+            .map_err(failed)?;
         let status = answer.status();
         if matches!(status.as_u16(), 404 | 410) {
             return Err(FetchError::NotFound);

@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aiot_oci::{
-    Artifact, Descriptor, Digest, PushEvent, PushOptions, PushReceipt, Reference, RegistryClient, Repository,
-    Store, image,
+    Artifact, Descriptor, Digest, PushEvent, PushOptions, PushReceipt, Reference, RegistryClient,
+    RegistryError, Repository, Store, image,
 };
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use crate::error::BuildError;
 use crate::events::{Event, Sink};
@@ -24,6 +25,9 @@ use crate::registry::{client_that_knows, read_habits, write_habits};
 
 /// How often progress is told.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Repositories at the same time, and uploads in all of them; fewer where the registry wants it slower.
+const REPOSITORIES_IN_PARALLEL: usize = 4;
 
 /// One thing to push: what, below the prefix where to, under which tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +149,10 @@ struct Placed<'a> {
     position: usize,
     /// Whether the registry has it under its name already, and lacks something that is said about it only.
     is_there: bool,
+    /// Whether the registry said that its tag names nothing.
+    tag_is_free: bool,
+    /// Whether an index of the same repository that is pushed after it names it.
+    is_named: bool,
 }
 
 impl Placed<'_> {
@@ -152,6 +160,17 @@ impl Placed<'_> {
         match &self.item.tag {
             Some(tag) => format!("{}:{tag}", self.to),
             None => format!("{}@{}", self.to, self.item.descriptor.digest),
+        }
+    }
+
+    fn sending(&self) -> Sending {
+        Sending {
+            item: self.item.clone(),
+            to: self.to.clone(),
+            position: self.position,
+            is_there: self.is_there,
+            tag_is_free: self.tag_is_free,
+            is_named: self.is_named,
         }
     }
 
@@ -171,7 +190,8 @@ impl Placed<'_> {
     }
 }
 
-/// Pushes items, repository by repository; a blob that several need is sent once and mounted elsewhere.
+/// Pushes items, a few repositories at a time; a blob that several need is sent once and mounted elsewhere. The images of
+/// one repository go one after the other, the index last.
 ///
 /// An index whose tag names another one is reported before anything is sent.
 ///
@@ -202,6 +222,8 @@ pub fn push(
             to,
             position,
             is_there: false,
+            tag_is_free: false,
+            is_named: false,
         });
     }
     let known = settings.habits.map(read_habits).unwrap_or_default();
@@ -241,7 +263,7 @@ fn push_with(
             &mut rows,
             &mut report.total,
         )?;
-        for placed in &remaining {
+        for placed in remaining.iter().flatten() {
             known.add(&placed.to, &placed.item.descriptor, &placed.item.artifacts);
         }
     }
@@ -250,7 +272,46 @@ fn push_with(
     Ok(report)
 }
 
-/// Asks for the tag of every repository's index; returns what is not proved by one.
+/// What a registry says about the tags of one repository.
+#[derive(Default)]
+struct Tags {
+    /// What the tags of its indexes name.
+    indexes: BTreeMap<String, Option<Digest>>,
+    /// All tags, where it was asked and lists them.
+    all: Option<BTreeSet<String>>,
+}
+
+impl Tags {
+    /// Whether a tag is known to name nothing.
+    fn is_free(&self, tag: &str) -> bool {
+        match self.indexes.get(tag) {
+            Some(found) => found.is_none(),
+            None => self.all.as_ref().is_some_and(|all| !all.contains(tag)),
+        }
+    }
+}
+
+/// Asks for the tags of a repository's indexes and, where one is not there and images have tags too, which tags are:
+/// one request instead of one for each image.
+async fn ask(client: &RegistryClient, to: &Repository, items: &[PushItem]) -> Result<Tags, RegistryError> {
+    let mut tags = Tags::default();
+    let mut other_tags = 0;
+    for item in items {
+        match &item.tag {
+            Some(tag) if item.descriptor.media_type.is_index() => {
+                tags.indexes
+                    .insert(tag.clone(), client.tag_digest(to, tag).await?);
+            }
+            other => other_tags += usize::from(other.is_some()),
+        }
+    }
+    if other_tags > 1 && tags.indexes.values().any(Option::is_none) {
+        tags.all = client.tags(to).await?;
+    }
+    Ok(tags)
+}
+
+/// Asks for the tag of every repository's index; returns what is not proved by one, repository by repository.
 fn look<'a>(
     network: &Network,
     client: &RegistryClient,
@@ -259,16 +320,35 @@ fn look<'a>(
     settings: PushSettings<'_>,
     known: &mut attached::Known,
     rows: &mut [Option<PushRow>],
-) -> Result<Vec<Placed<'a>>, BuildError> {
+) -> Result<Vec<Vec<Placed<'a>>>, BuildError> {
     let mut groups: BTreeMap<Repository, Vec<Placed<'a>>> = BTreeMap::new();
     for item in placed {
         groups.entry(item.to.clone()).or_default().push(item);
     }
+    let waiting = groups.iter().map(|(to, group)| {
+        let (client, to) = (client.clone(), to.clone());
+        let items: Vec<PushItem> = group.iter().map(|placed| placed.item.clone()).collect();
+        let registry = to.registry().to_owned();
+        (registry, async move {
+            ask(&client, &to, &items).await.map(|tags| (to, tags))
+        })
+    });
+    let mut tags_of: BTreeMap<Repository, Tags> = BTreeMap::new();
+    network.block_on(in_turn(
+        client,
+        waiting,
+        |(to, tags)| {
+            tags_of.insert(to, tags);
+        },
+        || {},
+    ))?;
     let mut remaining = Vec::new();
     for (to, mut group) in groups {
         // An index after its images, whatever the order that they came in.
         group.sort_by_key(|placed| placed.item.descriptor.media_type.is_index());
-        let mut proved: BTreeSet<Digest> = BTreeSet::new();
+        let tags = tags_of.remove(&to).unwrap_or_default();
+        // Of images that an index names: where the registry has it, it has them.
+        let (mut proved, mut named) = (BTreeSet::new(), BTreeSet::new());
         for placed in &group {
             let (descriptor, Some(tag)) = (&placed.item.descriptor, &placed.item.tag) else {
                 continue;
@@ -276,14 +356,12 @@ fn look<'a>(
             if !descriptor.media_type.is_index() {
                 continue;
             }
-            let found = network
-                .block_on(client.tag_digest(&to, tag))
-                .map_err(BuildError::other)?;
-            match found {
+            let index = image::read_index(store, &descriptor.digest).map_err(BuildError::other)?;
+            let images = index.manifests.iter().map(|manifest| manifest.digest);
+            match tags.indexes.get(tag).copied().flatten() {
                 Some(found) if found == descriptor.digest => {
                     proved.insert(found);
-                    let index = image::read_index(store, &found).map_err(BuildError::other)?;
-                    proved.extend(index.manifests.iter().map(|manifest| manifest.digest));
+                    proved.extend(images);
                 }
                 Some(found) if !settings.move_tags && !settings.dry_run => {
                     return Err(BuildError::Other(format!(
@@ -292,44 +370,88 @@ fn look<'a>(
                         descriptor.digest
                     )));
                 }
-                _ => {}
+                _ => named.extend(images),
             }
         }
+        let mut left = Vec::new();
         for mut placed in group {
             let (image, artifacts) = (&placed.item.descriptor, &placed.item.artifacts);
-            if !proved.contains(&image.digest) {
-                remaining.push(placed);
-                continue;
-            }
-            let missing = match artifacts.is_empty() {
-                true => 0,
-                false => network
-                    .block_on(known.missing(client, &to, image, artifacts))
-                    .map_err(BuildError::other)?,
-            };
-            if missing == 0 || settings.dry_run {
-                rows[placed.position] = Some(PushRow {
-                    artifacts_sent: missing,
-                    ..placed.row(&PushReceipt::default(), missing == 0)
-                });
-            } else {
+            if proved.contains(&image.digest) {
+                let missing = match artifacts.is_empty() {
+                    true => 0,
+                    false => network
+                        .block_on(known.missing(client, &to, image, artifacts))
+                        .map_err(BuildError::other)?,
+                };
+                if missing == 0 || settings.dry_run {
+                    rows[placed.position] = Some(PushRow {
+                        artifacts_sent: missing,
+                        ..placed.row(&PushReceipt::default(), missing == 0)
+                    });
+                    continue;
+                }
                 placed.is_there = true;
-                remaining.push(placed);
             }
+            placed.tag_is_free = placed.item.tag.as_ref().is_some_and(|tag| tags.is_free(tag));
+            placed.is_named = named.contains(&placed.item.descriptor.digest);
+            left.push(placed);
+        }
+        if !left.is_empty() {
+            remaining.push(left);
         }
     }
     Ok(remaining)
+}
+
+/// Runs jobs, a few at a time and fewer after the registry asked to slow down, and hands over what they return in the
+/// order in which they end. `tick` is called now and then.
+///
+/// # Errors
+/// The first of a job; the others end where they are.
+async fn in_turn<T: Send + 'static, J: Future<Output = Result<T, RegistryError>> + Send + 'static>(
+    client: &RegistryClient,
+    jobs: impl Iterator<Item = (String, J)>,
+    mut take: impl FnMut(T),
+    tick: impl Fn(),
+) -> Result<(), BuildError> {
+    let mut jobs = jobs.peekable();
+    // Dropped on an error, which ends the jobs that still run.
+    let mut running: JoinSet<Result<T, RegistryError>> = JoinSet::new();
+    loop {
+        while let Some((registry, _)) = jobs.peek()
+            && running.len() < client.uploads_now(registry, REPOSITORIES_IN_PARALLEL)
+            && let Some((_, job)) = jobs.next()
+        {
+            running.spawn(job);
+        }
+        match tokio::time::timeout(TICK, running.join_next()).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(result))) => take(result.map_err(named)?),
+            Ok(Some(Err(error))) => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => tick(),
+        }
+    }
+}
+
+/// An error with what to do about it here.
+fn named(error: RegistryError) -> BuildError {
+    match error {
+        RegistryError::TagExists { .. } => BuildError::Other(format!(
+            "{error}: raise the model's version, or move the tag with --move-tags"
+        )),
+        error => BuildError::other(error),
+    }
 }
 
 fn survey(
     network: &Network,
     client: &RegistryClient,
     store: &Store,
-    remaining: &[Placed<'_>],
+    remaining: &[Vec<Placed<'_>>],
     rows: &mut [Option<PushRow>],
 ) -> Result<(), BuildError> {
     let mut planned = BTreeSet::new();
-    for placed in remaining {
+    for placed in remaining.iter().flatten() {
         let (descriptor, tag) = (&placed.item.descriptor, placed.item.tag.as_deref());
         let found = network
             .block_on(client.survey(store, descriptor, &placed.to, tag, &mut planned))
@@ -358,14 +480,14 @@ fn send(
     network: &Network,
     client: &RegistryClient,
     store: &Store,
-    remaining: &[Placed<'_>],
+    remaining: &[Vec<Placed<'_>>],
     settings: PushSettings<'_>,
     events: Sink<'_>,
     rows: &mut [Option<PushRow>],
     total: &mut PushReceipt,
 ) -> Result<(), BuildError> {
     let mut sizes = BTreeMap::new();
-    for placed in remaining.iter().filter(|placed| !placed.is_there) {
+    for placed in remaining.iter().flatten().filter(|placed| !placed.is_there) {
         blob_sizes(store, &placed.item.descriptor, &mut sizes)?;
     }
     let total_bytes: u64 = sizes.values().sum();
@@ -401,62 +523,124 @@ fn send(
     };
     let scratch = tempfile::tempdir().map_err(BuildError::other)?;
     let documents = Store::create(scratch.path()).map_err(BuildError::other)?;
-    for placed in remaining {
-        let (descriptor, tag) = (&placed.item.descriptor, placed.item.tag.as_deref());
-        let mut artifacts_sent = 0;
-        let receipt = network
-            .block_on(async {
-                let artifacts_sent = &mut artifacts_sent;
-                let mut pushing = std::pin::pin!(async {
-                    let mut receipt = PushReceipt::default();
-                    // The image, what is said about it, and only then its name.
-                    if !placed.item.artifacts.is_empty() && !placed.is_there {
-                        receipt += &client.push(store, descriptor, &placed.to, None, &options).await?;
-                    }
-                    for artifact in &placed.item.artifacts {
-                        let sent = client
-                            .attach(&documents, &placed.to, descriptor, artifact, &options)
-                            .await?;
-                        *artifacts_sent += sent.manifests_uploaded;
-                    }
-                    if !placed.is_there {
-                        receipt += &client.push(store, descriptor, &placed.to, tag, &options).await?;
-                    }
-                    Ok(receipt)
-                });
-                loop {
-                    if let Ok(result) = tokio::time::timeout(TICK, &mut pushing).await {
-                        break result;
-                    }
-                    tell();
-                }
-            })
-            .map_err(|error: aiot_oci::RegistryError| match error {
-                aiot_oci::RegistryError::TagExists { .. } => BuildError::Other(format!(
-                    "{error}: raise the model's version, or move the tag with --move-tags"
-                )),
-                error => BuildError::other(error),
-            })?;
+    let jobs = remaining.iter().map(|group| {
+        let sender = Sender {
+            client: client.clone(),
+            store: store.clone(),
+            documents: documents.clone(),
+            options: PushOptions {
+                // As many at the same time in all, whether they are of one repository or of several.
+                uploads_in_parallel: (REPOSITORIES_IN_PARALLEL / remaining.len().max(1)).max(1),
+                ..options.clone()
+            },
+        };
+        let items: Vec<Sending> = group.iter().map(Placed::sending).collect();
+        let registry = group[0].to.registry().to_owned();
+        (registry, async move {
+            let mut sent = Vec::with_capacity(items.len());
+            for item in items {
+                sent.push(sender.send(item).await?);
+            }
+            Ok(sent)
+        })
+    });
+    let by_position: BTreeMap<usize, &Placed<'_>> = remaining
+        .iter()
+        .flatten()
+        .map(|placed| (placed.position, placed))
+        .collect();
+    let take = |sent: Vec<Sent>| {
         tell();
-        *total += &receipt;
-        let up_to_date = receipt == PushReceipt::default() && artifacts_sent == 0;
-        if !up_to_date {
-            events(Event::Note(match placed.is_there {
-                true => format!("attached {artifacts_sent} statements to {}", placed.reference()),
-                false => format!(
-                    "pushed {} ({} blobs sent, {} there)",
-                    placed.reference(),
-                    receipt.blobs_uploaded,
-                    receipt.blobs_present + receipt.blobs_mounted
-                ),
-            }));
-        }
-        rows[placed.position] = Some(PushRow {
+        for Sent {
+            position,
+            receipt,
             artifacts_sent,
-            ..placed.row(&receipt, up_to_date)
-        });
+        } in sent
+        {
+            let placed = by_position[&position];
+            *total += &receipt;
+            let up_to_date = receipt == PushReceipt::default() && artifacts_sent == 0;
+            if !up_to_date {
+                events(Event::Note(match placed.is_there {
+                    true => format!("attached {artifacts_sent} statements to {}", placed.reference()),
+                    false => format!(
+                        "pushed {} ({} blobs sent, {} there)",
+                        placed.reference(),
+                        receipt.blobs_uploaded,
+                        receipt.blobs_present + receipt.blobs_mounted
+                    ),
+                }));
+            }
+            rows[position] = Some(PushRow {
+                artifacts_sent,
+                ..placed.row(&receipt, up_to_date)
+            });
+        }
+    };
+    network.block_on(in_turn(client, jobs, take, tell))
+}
+
+/// One item on its way.
+struct Sending {
+    item: PushItem,
+    to: Repository,
+    position: usize,
+    is_there: bool,
+    tag_is_free: bool,
+    is_named: bool,
+}
+
+/// What was sent of it.
+struct Sent {
+    position: usize,
+    receipt: PushReceipt,
+    artifacts_sent: usize,
+}
+
+/// What one repository's items are sent with.
+struct Sender {
+    client: RegistryClient,
+    store: Store,
+    /// Takes the documents of what is attached.
+    documents: Store,
+    options: PushOptions,
+}
+
+impl Sender {
+    /// The image, what is said about it, and only then its name.
+    async fn send(&self, sending: Sending) -> Result<Sent, RegistryError> {
+        let Sending {
+            item, to, position, ..
+        } = sending;
+        let options = PushOptions {
+            tag_is_free: sending.tag_is_free,
+            // Read back through the index that names it and comes after it.
+            read_back: !sending.is_named,
+            ..self.options.clone()
+        };
+        let (client, descriptor) = (&self.client, &item.descriptor);
+        let mut receipt = PushReceipt::default();
+        if !item.artifacts.is_empty() && !sending.is_there {
+            receipt += &client.push(&self.store, descriptor, &to, None, &options).await?;
+        }
+        let mut artifacts_sent = 0;
+        for artifact in &item.artifacts {
+            let attached = client
+                .attach(&self.documents, &to, descriptor, artifact, &options)
+                .await?;
+            artifacts_sent += attached.manifests_uploaded;
+        }
+        if !sending.is_there {
+            receipt += &client
+                .push(&self.store, descriptor, &to, item.tag.as_deref(), &options)
+                .await?;
+        }
+        Ok(Sent {
+            position,
+            receipt,
+            artifacts_sent,
+        })
     }
-    Ok(())
 }
 
 /// Adds the blobs of all images below a node, each once.

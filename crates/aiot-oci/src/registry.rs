@@ -23,7 +23,7 @@ mod survey;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use aiot_package::Digest;
@@ -233,11 +233,17 @@ fn shown_message(message: &str) -> String {
     }
 }
 
+/// Turns that are kept before those are looked for that nobody holds.
+const MAX_IDLE_TURNS: usize = 256;
+
 /// A client for any number of registries. Cheap to clone; clones share connections, tokens and knowledge.
 #[derive(Clone)]
 pub struct RegistryClient {
     inner: Arc<Inner>,
 }
+
+/// Held by whoever sends a blob; gone when nobody does.
+type Turn = Weak<tokio::sync::Mutex<()>>;
 
 struct Inner {
     options: ClientOptions,
@@ -248,6 +254,10 @@ struct Inner {
     sessions: Mutex<auth::Sessions>,
     /// Registry and digest → repositories that have the blob.
     known_blobs: Mutex<BTreeMap<(String, Digest), BTreeSet<String>>>,
+    /// Repository and digest of manifests and indexes that are there.
+    known_manifests: Mutex<BTreeSet<(Repository, Digest)>>,
+    /// Registry and digest → held by whoever sends the blob.
+    turns: Mutex<BTreeMap<(String, Digest), Turn>>,
     /// Registry → length of the pieces in which it wants blobs.
     chunk_bytes: Mutex<BTreeMap<String, u64>>,
     paces: Mutex<pace::Paces>,
@@ -278,6 +288,8 @@ impl RegistryClient {
                 signing_in: tokio::sync::Mutex::new(()),
                 sessions: Mutex::default(),
                 known_blobs: Mutex::default(),
+                known_manifests: Mutex::default(),
+                turns: Mutex::default(),
             }),
         }
     }
@@ -294,6 +306,27 @@ impl RegistryClient {
             .entry(key)
             .or_default()
             .insert(repository.name().to_owned());
+    }
+
+    fn remember_manifest(&self, repository: &Repository, digest: &Digest) {
+        lock(&self.inner.known_manifests).insert((repository.clone(), *digest));
+    }
+
+    fn knows_manifest(&self, repository: &Repository, digest: &Digest) -> bool {
+        lock(&self.inner.known_manifests).contains(&(repository.clone(), *digest))
+    }
+
+    /// What to hold while a blob is sent to a registry.
+    fn turn(&self, repository: &Repository, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = lock(&self.inner.turns);
+        // Those of blobs that nobody sends any more would only pile up.
+        if turns.len() >= MAX_IDLE_TURNS {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let key = (repository.registry().to_owned(), *digest);
+        let turn = turns.get(&key).and_then(Weak::upgrade).unwrap_or_default();
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
     }
 
     /// Repositories of the same registry that are known to have the blob.

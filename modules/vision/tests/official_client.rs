@@ -5,7 +5,6 @@ mod device;
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
 
 use aiot_testkit::edge::{Workload, wait_for};

@@ -4,6 +4,7 @@
 //! a busy machine slows both. Everything happens in temporary folders; the workspace is only read.
 
 mod bake;
+mod fleet;
 mod floor;
 mod hub;
 mod measure;
@@ -25,6 +26,8 @@ pub enum What {
     Bake,
     /// The same image to a registry on this machine (needs docker-registry)
     Push,
+    /// Images of generated models for four targets, baked and pushed to a registry on this machine
+    Fleet,
     /// A generated workspace: check, plan, release with nothing to do
     Plan,
     /// This workspace: release with nothing to do, and with one model changed
@@ -40,10 +43,10 @@ pub enum What {
 /// How to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// What to measure [default: all but cold]
+    /// What to measure [default: all but cold and fleet]
     #[arg(value_enum)]
     what: Vec<What>,
-    /// Models of the generated workspace
+    /// Models of the generated workspace or fleet
     #[arg(long, value_name = "N", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=5000))]
     models: u16,
     /// Targets of the generated workspace
@@ -81,6 +84,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         rows.extend(match what {
             What::Bake => bake::run(runs)?,
             What::Push => push::run(runs)?,
+            What::Fleet => fleet::run(arguments.models.into(), runs)?,
             What::Plan => plan::run(paths, arguments.models.into(), arguments.targets.into(), runs)?,
             What::Release => release::run(paths, runs)?,
             What::Hub => hub::run(runs)?,

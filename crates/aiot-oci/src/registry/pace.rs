@@ -56,7 +56,8 @@ impl Paces {
 }
 
 impl RegistryClient {
-    pub(super) fn uploads_now(&self, registry: &str, wanted: usize) -> usize {
+    /// How many things may be sent at the same time when the caller wants `wanted`: fewer after refusals, at least 1.
+    pub fn uploads_now(&self, registry: &str, wanted: usize) -> usize {
         lock(&self.inner.paces).uploads(registry, wanted)
     }
 

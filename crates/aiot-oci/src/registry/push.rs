@@ -34,8 +34,11 @@ pub struct PushOptions {
     pub overwrite_tag: bool,
     /// Uploads at the same time, at least 1.
     pub uploads_in_parallel: usize,
-    /// Whether what a push put under the root's name is fetched again and compared at the end.
+    /// Whether what a push put under the root's name is fetched again and compared at the end. Without it that is
+    /// done only where the registry's answer does not name the digest that it took.
     pub read_back: bool,
+    /// Whether the caller has just seen that the tag names nothing, which then is not asked again.
+    pub tag_is_free: bool,
     /// Told what happens, from any thread; must return fast.
     pub on_event: Option<PushListener>,
 }
@@ -47,6 +50,7 @@ impl Default for PushOptions {
             overwrite_tag: false,
             uploads_in_parallel: DEFAULT_UPLOADS,
             read_back: true,
+            tag_is_free: false,
             on_event: None,
         }
     }
@@ -58,6 +62,7 @@ impl fmt::Debug for PushOptions {
             .field("overwrite_tag", &self.overwrite_tag)
             .field("uploads_in_parallel", &self.uploads_in_parallel)
             .field("read_back", &self.read_back)
+            .field("tag_is_free", &self.tag_is_free)
             .finish_non_exhaustive()
     }
 }
@@ -182,7 +187,12 @@ impl RegistryClient {
             if !is_tag(tag) {
                 return Err(RegistryError::NotFound(format!("{to}:{tag}: that is no tag")));
             }
-            match self.manifest_digest(&access, tag).await? {
+            let found = if options.tag_is_free {
+                None
+            } else {
+                self.manifest_digest(&access, tag).await?
+            };
+            match found {
                 Some(found) if found == root.digest => return Ok(receipt),
                 Some(found) if !options.overwrite_tag => {
                     let (repository, tag) = (Box::new(to.clone()), tag.to_owned());
@@ -197,19 +207,53 @@ impl RegistryClient {
             }
         }
         let graph = Graph::below(store, root)?;
-        if self.manifest_digest(&access, &root.digest.to_string()).await? != Some(root.digest) {
+        if !self.root_is_there(&access, root, &graph, tag.is_some()).await? {
             self.push_children(store, &access, root, &graph, options, &mut receipt)
                 .await?;
         } else if tag.is_none() {
             return Ok(receipt);
         }
         let name = tag.map_or(root.digest.to_string(), str::to_owned);
-        self.put_manifest(store, &access, &name, root, options, &mut receipt)
+        let is_confirmed = self
+            .put_manifest(store, &access, &name, root, options, &mut receipt)
             .await?;
-        if options.read_back {
+        if options.read_back || !is_confirmed {
             self.read_back(&access, &name, root).await?;
         }
         Ok(receipt)
+    }
+
+    /// Whether the repository has the root, asked only where the answer may save more than it costs: of one image under
+    /// a free tag whose layers are all known, nothing is left but its config.
+    async fn root_is_there(
+        &self,
+        access: &Access,
+        root: &Descriptor,
+        graph: &Graph,
+        has_free_tag: bool,
+    ) -> Result<bool, RegistryError> {
+        let is_known = |layer: &Descriptor| {
+            !self
+                .repositories_with(&access.repository, &layer.digest)
+                .is_empty()
+        };
+        let mut layers = graph.images.iter().flat_map(|image| &image.layers);
+        if has_free_tag && root.media_type.is_manifest() && layers.all(is_known) {
+            return Ok(self.knows_manifest(&access.repository, &root.digest));
+        }
+        self.has_manifest(access, &root.digest).await
+    }
+
+    /// Whether the repository has a manifest or index; not asked where this client put it there or saw it.
+    async fn has_manifest(&self, access: &Access, digest: &Digest) -> Result<bool, RegistryError> {
+        if self.knows_manifest(&access.repository, digest) {
+            return Ok(true);
+        }
+        let is_there = self.manifest_digest(access, &digest.to_string()).await? == Some(*digest);
+        if is_there {
+            self.remember_manifest(&access.repository, digest);
+        }
+        Ok(is_there)
     }
 
     /// The digest that a tag names in a repository, asked with one request; `None` when it names nothing.
@@ -263,9 +307,7 @@ impl RegistryClient {
         let mut missing = Vec::new();
         for image in &graph.images {
             let digest = image.descriptor.digest;
-            if digest == root.digest
-                || self.manifest_digest(access, &digest.to_string()).await? != Some(digest)
-            {
+            if digest == root.digest || !self.has_manifest(access, &digest).await? {
                 missing.push(image);
             }
         }
@@ -274,8 +316,13 @@ impl RegistryClient {
         };
         let layers = by_digest(&mut missing.iter().flat_map(|image| &image.layers));
         let configs = by_digest(&mut missing.iter().map(|image| &image.config));
-        self.push_blobs(store, access, layers, options, receipt).await?;
-        self.push_blobs(store, access, configs, options, receipt).await?;
+        let before = (receipt.blobs_uploaded, receipt.blobs_mounted);
+        self.push_blobs(store, access, layers, true, options, receipt)
+            .await?;
+        // Configs come after all layers: where one was missing, no earlier push came as far as these small blobs.
+        let all_there = before == (receipt.blobs_uploaded, receipt.blobs_mounted);
+        self.push_blobs(store, access, configs, all_there, options, receipt)
+            .await?;
         let manifests = missing
             .iter()
             .map(|image| &image.descriptor)
@@ -299,6 +346,7 @@ impl RegistryClient {
         store: &Store,
         access: &Access,
         blobs: BTreeMap<Digest, Descriptor>,
+        ask: bool,
         options: &PushOptions,
         receipt: &mut PushReceipt,
     ) -> Result<(), RegistryError> {
@@ -313,7 +361,7 @@ impl RegistryClient {
                 let (client, store) = (self.clone(), store.clone());
                 let (access, options) = (access.clone(), options.clone());
                 running.spawn(async move {
-                    let how = client.push_blob(&store, &access, &blob, &options).await?;
+                    let how = client.push_blob(&store, &access, &blob, ask, &options).await?;
                     Ok((blob, how))
                 });
             }
@@ -346,8 +394,12 @@ impl RegistryClient {
         store: &Store,
         access: &Access,
         blob: &Descriptor,
+        ask: bool,
         options: &PushOptions,
     ) -> Result<BlobDelivery, RegistryError> {
+        // Of several repositories that lack a blob one sends it, and the others wait and mount it.
+        let turn = self.turn(&access.repository, &blob.digest);
+        let _turn = turn.lock().await;
         let having = self.repositories_with(&access.repository, &blob.digest);
         if having.contains(access.repository.name()) {
             return Ok(BlobDelivery::Present);
@@ -366,7 +418,7 @@ impl RegistryClient {
         };
         let how = match how {
             Some(how) => how,
-            None if session.is_none() && self.has_blob(access, blob).await? => BlobDelivery::Present,
+            None if ask && session.is_none() && self.has_blob(access, blob).await? => BlobDelivery::Present,
             None => {
                 self.upload(store, access, blob, session, options).await?;
                 BlobDelivery::Uploaded
@@ -376,6 +428,7 @@ impl RegistryClient {
         Ok(how)
     }
 
+    /// Sends a manifest or index; returns whether the answer names its digest.
     pub(super) async fn put_manifest(
         &self,
         store: &Store,
@@ -384,7 +437,7 @@ impl RegistryClient {
         manifest: &Descriptor,
         options: &PushOptions,
         receipt: &mut PushReceipt,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         // The bytes that were hashed, never a document written anew.
         let bytes = Bytes::from(store.read_verified(&manifest.digest, MAX_DOCUMENT_BYTES)?);
         let mut request = Request::new(
@@ -400,15 +453,17 @@ impl RegistryClient {
         ) {
             return Err(self.status_error(&request, response).await);
         }
-        if let Some(found) = content_digest(response.headers()).filter(|found| *found != manifest.digest) {
+        let named = content_digest(response.headers());
+        if let Some(found) = named.filter(|found| *found != manifest.digest) {
             let (url, expected) = (super::http::shown(&request.url), manifest.digest);
             return Err(RegistryError::WrongDigest { url, expected, found });
         }
+        self.remember_manifest(&access.repository, &manifest.digest);
         receipt.manifests_uploaded += 1;
         options.tell(PushEvent::Manifest {
             digest: manifest.digest,
         });
-        Ok(())
+        Ok(named.is_some())
     }
 
     /// The digest that a tag or digest names in the registry; `None` when it names nothing.

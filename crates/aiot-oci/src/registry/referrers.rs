@@ -102,7 +102,7 @@ impl RegistryClient {
         let name = manifest.digest.to_string();
         if self.manifest_digest(&access, &name).await? != Some(manifest.digest) {
             let blobs = blobs.into_iter().map(|blob| (blob.digest, blob)).collect();
-            self.push_blobs(store, &access, blobs, options, &mut receipt)
+            self.push_blobs(store, &access, blobs, true, options, &mut receipt)
                 .await?;
             self.put_manifest(store, &access, &name, &manifest, options, &mut receipt)
                 .await?;

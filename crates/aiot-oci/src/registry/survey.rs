@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use aiot_package::Digest;
+use reqwest::header::LINK;
+use reqwest::{Method, StatusCode};
 
 use super::auth::Access;
+use super::http::Request;
 use super::push::Graph;
 use super::{RegistryClient, RegistryError};
 use crate::document::Descriptor;
@@ -26,7 +29,36 @@ pub struct PushSurvey {
     pub manifests_missing: usize,
 }
 
+/// The longest list of tags that is read.
+const MAX_TAG_LIST_BYTES: usize = 4 << 20;
+
 impl RegistryClient {
+    /// All tags of a repository, asked with one request: none of a repository that is not there; `None` where the
+    /// registry does not list them, or not all at once.
+    ///
+    /// # Errors
+    /// Those of a failed request.
+    pub async fn tags(&self, of: &Repository) -> Result<Option<BTreeSet<String>>, RegistryError> {
+        #[derive(serde::Deserialize)]
+        struct List {
+            // `null` is what some registries say when there is none.
+            tags: Option<Vec<String>>,
+        }
+        let access = Access::push(of);
+        let request = Request::new(Method::GET, self.url(of, "tags/list")?);
+        let response = self.send(&access, &request).await?;
+        match response.status() {
+            StatusCode::OK if !response.headers().contains_key(LINK) => {}
+            StatusCode::NOT_FOUND => return Ok(Some(BTreeSet::new())),
+            _ => return Ok(None),
+        }
+        let Ok(bytes) = self.read_body(&request, response, MAX_TAG_LIST_BYTES).await else {
+            return Ok(None);
+        };
+        let list: Option<List> = serde_json::from_slice(&bytes).ok();
+        Ok(list.map(|list| list.tags.unwrap_or_default().into_iter().collect()))
+    }
+
     /// Asks what a push of `root` would send. `planned`: blobs that other pushes of the same run send to this registry
     /// before; those of this one are added.
     ///

@@ -1,11 +1,8 @@
-//! Uploads in pieces to a real registry behind a proxy that refuses whole blobs, breaks links and loses its memory,
-//! and pushes that are killed.
+//! Uploads in pieces to a real registry behind a proxy that refuses whole blobs, breaks links and loses its memory.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use aiot_oci::{
     ClientOptions, Credentials, PullLayers, PushOptions, Reference, RegistryClient, Repository, Store,
@@ -42,14 +39,15 @@ fn check(known: Option<u64>, rule: Rule) -> Option<u64> {
         &PushOptions::default(),
     ))
     .unwrap();
-    is_whole(&place, &registry, &index.digest);
+    is_whole(&place, &registry.repository("m"), &index.digest);
     client.chunk_bytes().get(&gate).copied()
 }
 
-fn is_whole(place: &Workplace, registry: &Registry, index: &aiot_oci::Digest) {
+/// The tag `1` of a repository names this index, and all below it can be pulled.
+pub fn is_whole(place: &Workplace, repository: &Repository, index: &aiot_oci::Digest) {
     let back = tempfile::tempdir_in(place.path()).unwrap();
     let store = Store::create(back.path()).unwrap();
-    let reference: Reference = format!("{}:1", registry.repository("m")).parse().unwrap();
+    let reference: Reference = format!("{repository}:1").parse().unwrap();
     for platform in ["linux/arm/v7", "linux/amd64"] {
         let platform = platform.parse().unwrap();
         let pulled = block_on(client().pull_image(&store, &reference, &platform, PullLayers::All)).unwrap();
@@ -200,74 +198,6 @@ fn a_token_dies_between_two_pieces() {
         ..PushOptions::default()
     };
     block_on(client.push(&place.store, &index, &repository, Some("1"), &options)).unwrap();
-    is_whole(&place, &registry, &index.digest);
+    is_whole(&place, &registry.repository("m"), &index.digest);
     assert!(log.lock().unwrap().len() > 5);
-}
-
-/// Not a test of its own: the process that [`a_killed_push_goes_on`] kills.
-#[test]
-fn child_that_pushes() {
-    let Ok(job) = std::env::var("AIOT_TEST_PUSH") else {
-        return;
-    };
-    let (store, rest) = job.split_once('|').unwrap();
-    let (digest, repository) = rest.split_once('|').unwrap();
-    let store = Store::create(std::path::Path::new(store)).unwrap();
-    let digest = digest.parse().unwrap();
-    let size = std::fs::metadata(store.path(&digest)).unwrap().len();
-    let index = aiot_oci::Descriptor::new(aiot_oci::MediaType::ImageIndex, digest, size);
-    let repository: Repository = repository.parse().unwrap();
-    let client = RegistryClient::new(ClientOptions {
-        chunk_bytes: BTreeMap::from([(repository.registry().to_owned(), 16 << 10)]),
-        ..ClientOptions::default()
-    });
-    block_on(client.push(&store, &index, &repository, Some("1"), &PushOptions::default())).unwrap();
-}
-
-#[test]
-fn a_killed_push_goes_on() {
-    if !have(&["docker-registry"]) {
-        return;
-    }
-    let place = Workplace::new();
-    let registry = Registry::start(place.path(), "");
-    let (index, ..) = place.index();
-    let repository = registry.repository("m");
-    let start = || {
-        let job = format!("{}|{}|{repository}", place.store.root().display(), index.digest);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "chunks::child_that_pushes"])
-            .env("AIOT_TEST_PUSH", job);
-        command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    // Later and later, from before the first request to well within the upload.
-    let mut killed = 0;
-    for millis in (0..60).step_by(3) {
-        let mut child = start();
-        std::thread::sleep(Duration::from_millis(millis));
-        killed += u32::from(child.try_wait().unwrap().is_none());
-        let _ = child.kill();
-        child.wait().unwrap();
-        let reference: Reference = format!("{repository}:1").parse().unwrap();
-        // The tag names the whole image or nothing.
-        if block_on(client().resolve(&reference)).is_ok() {
-            is_whole(&place, &registry, &index.digest);
-        }
-    }
-    assert!(killed > 0);
-    assert!(start().wait().unwrap().success());
-    is_whole(&place, &registry, &index.digest);
-    let receipt = block_on(client().push(
-        &place.store,
-        &index,
-        &repository,
-        Some("1"),
-        &PushOptions::default(),
-    ));
-    assert_eq!(receipt.unwrap(), aiot_oci::PushReceipt::default());
 }

@@ -4,6 +4,8 @@
 
 mod chunks;
 mod faults;
+mod kills;
 mod layout;
 mod registry;
+mod requests;
 mod support;

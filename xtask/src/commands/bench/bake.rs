@@ -24,22 +24,30 @@ pub const IMAGE: &str = "image";
 /// # Errors
 /// When they cannot be written.
 pub fn write_files(dir: &Path) -> Result<Vec<PathBuf>, BuildError> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut files = Vec::new();
-    for (name, size_mib) in FILES {
-        let mut bytes = Vec::with_capacity(size_mib << 20);
-        while bytes.len() < size_mib << 20 {
-            // xorshift64
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes.extend_from_slice(&state.to_le_bytes());
-        }
+    for (seed, (name, size_mib)) in FILES.into_iter().enumerate() {
         let path = dir.join(name);
-        fs::write(&path, bytes).map_err(BuildError::other)?;
+        write_noise(&path, size_mib << 20, seed as u64)?;
         files.push(path);
     }
     Ok(files)
+}
+
+/// Writes a file of bytes that do not shrink, others for each seed.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_noise(path: &Path, size_bytes: usize, seed: u64) -> Result<(), BuildError> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ (seed << 8);
+    let mut bytes = Vec::with_capacity(size_bytes);
+    while bytes.len() < size_bytes {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    fs::write(path, bytes).map_err(BuildError::other)
 }
 
 /// A store and a layout with one image.

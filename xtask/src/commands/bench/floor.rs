@@ -51,12 +51,57 @@ pub fn push(
             .into_iter()
             .try_for_each(|sender| sender.join().expect("no panic"))
     })?;
-    let path = format!("/v2/{repository}/manifests/latest");
-    let media_type = format!("Content-Type: {}\r\n", manifest.media_type);
-    let body = File::open(store.path(&manifest.digest)).map_err(BuildError::other)?;
-    Connection::open(address)?
-        .request("PUT", &path, &media_type, manifest.size, body, 201)
-        .map(|_| ())
+    Connection::open(address)?.put_manifest(repository, "latest", store, manifest)
+}
+
+/// What one repository gets.
+pub struct Repository {
+    /// Its name, without the registry.
+    pub name: String,
+    /// Blobs to send.
+    pub blobs: Vec<Descriptor>,
+    /// Blobs to take over from the repository that has them.
+    pub mounted: Vec<Digest>,
+    /// Tags and what they name, in order.
+    pub manifests: Vec<(String, Descriptor)>,
+}
+
+/// Sends repositories over `connections` kept-alive connections, without asking what is there.
+///
+/// # Errors
+/// When the registry does not answer as the specification says.
+pub fn push_repositories(
+    address: &str,
+    mount_from: &str,
+    store: &Store,
+    repositories: &[Repository],
+    connections: usize,
+) -> Result<(), BuildError> {
+    let send = &|first: usize| -> Result<(), BuildError> {
+        let mut connection = Connection::open(address)?;
+        for repository in repositories.iter().skip(first).step_by(connections) {
+            let name = &repository.name;
+            for digest in &repository.mounted {
+                let path = format!("/v2/{name}/blobs/uploads/?mount={digest}&from={mount_from}");
+                connection.request("POST", &path, "", 0, std::io::empty(), 201)?;
+            }
+            for blob in &repository.blobs {
+                connection.upload(name, store, blob)?;
+            }
+            for (tag, manifest) in &repository.manifests {
+                connection.put_manifest(name, tag, store, manifest)?;
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..connections)
+            .map(|first| scope.spawn(move || send(first)))
+            .collect();
+        senders
+            .into_iter()
+            .try_for_each(|sender| sender.join().expect("no panic"))
+    })
 }
 
 /// Asks whether a manifest is there.
@@ -105,6 +150,20 @@ impl<'a> Connection<'a> {
             201,
         )
         .map(|_| ())
+    }
+
+    fn put_manifest(
+        &mut self,
+        repository: &str,
+        tag: &str,
+        store: &Store,
+        manifest: &Descriptor,
+    ) -> Result<(), BuildError> {
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let media_type = format!("Content-Type: {}\r\n", manifest.media_type);
+        let body = File::open(store.path(&manifest.digest)).map_err(BuildError::other)?;
+        self.request("PUT", &path, &media_type, manifest.size, body, 201)
+            .map(|_| ())
     }
 
     /// Sends a request and reads the answer; returns its `Location`, empty where there is none.

@@ -15,7 +15,7 @@ use super::floor;
 use super::measure::{Aim, Row, ran, timed};
 
 /// The program of Debian's package `docker-registry`.
-const REGISTRY: &str = "docker-registry";
+pub const REGISTRY: &str = "docker-registry";
 /// How long a registry may take to start, in steps of 20 ms.
 const START_STEPS: usize = 500;
 
@@ -133,14 +133,19 @@ impl Side {
 }
 
 /// A registry of its own, gone with its files when it is dropped.
-struct Registry {
+pub struct Registry {
     process: Child,
-    address: String,
+    /// `127.0.0.1:PORT`
+    pub address: String,
     dir: std::path::PathBuf,
 }
 
 impl Registry {
-    fn start(dir: &Path) -> Result<Registry, BuildError> {
+    /// Starts it with empty folders below `dir`.
+    ///
+    /// # Errors
+    /// When it does not listen soon.
+    pub fn start(dir: &Path) -> Result<Registry, BuildError> {
         let _ = fs::remove_dir_all(dir);
         fs::create_dir_all(dir).map_err(BuildError::other)?;
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
@@ -186,7 +191,8 @@ impl Drop for Registry {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+/// Whether a program is in a folder of `PATH`.
+pub fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
