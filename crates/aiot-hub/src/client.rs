@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::connection::ConnectionString;
+use crate::connection::Connection;
 use crate::error::CallError;
 use crate::throttle::{Kind, Window};
 
@@ -33,7 +33,7 @@ const ANSWER_LIMIT_BYTES: usize = 64 << 20;
 const PAGE_LIMIT: usize = 2_000;
 /// Rows asked for in a page.
 const PAGE_ROWS: usize = 1_000;
-/// How long a token is valid, and how long before its end a new one is made.
+/// How long a signed token is valid, and how long before the end of any a new one is made (at most a fifth of its life).
 const TOKEN_SECS: u64 = 3_600;
 const TOKEN_RENEWAL_SECS: u64 = 600;
 
@@ -129,9 +129,12 @@ struct Windows {
 pub struct Client {
     runtime: tokio::runtime::Runtime,
     http: reqwest::Client,
-    connection: ConnectionString,
+    /// For a machine's metadata service: plain http, no proxy.
+    metadata: reqwest::Client,
+    connection: Connection,
     windows: Mutex<Windows>,
-    token: Mutex<Option<(u64, String)>>,
+    /// When it is time for a new one, and the header.
+    token: tokio::sync::Mutex<Option<(u64, String)>>,
     on_pause: Option<fn(Duration)>,
 }
 
@@ -140,7 +143,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]
-    pub fn new(connection: ConnectionString, options: &Options) -> Result<Client, ClientError> {
+    pub fn new(connection: Connection, options: &Options) -> Result<Client, ClientError> {
         // Fails only when a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let start = |error: &dyn std::error::Error| ClientError::Start(with_causes(error));
@@ -149,13 +152,15 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| start(&error))?;
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(IDLE_LIMIT)
-            .read_timeout(IDLE_LIMIT)
-            .https_only(true)
-            // A hub never sends elsewhere, and a token must not follow.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("aiot-ops/", env!("CARGO_PKG_VERSION")));
+        let builder = || {
+            reqwest::Client::builder()
+                .connect_timeout(IDLE_LIMIT)
+                .read_timeout(IDLE_LIMIT)
+                // A hub never sends elsewhere, and a token must not follow.
+                .redirect(reqwest::redirect::Policy::none())
+                .user_agent(concat!("aiot-ops/", env!("CARGO_PKG_VERSION")))
+        };
+        let (mut builder, mut metadata) = (builder().https_only(true), builder().no_proxy());
         if connection.is_loopback() {
             builder = builder.no_proxy();
         }
@@ -170,7 +175,8 @@ impl Client {
             if certificates.is_empty() {
                 return Err(failed("it holds no certificate".to_owned()));
             }
-            builder = builder.tls_certs_merge(certificates);
+            builder = builder.tls_certs_merge(certificates.clone());
+            metadata = metadata.tls_certs_merge(certificates);
         }
         let windows = [
             Kind::Configuration,
@@ -182,6 +188,7 @@ impl Client {
         Ok(Client {
             runtime,
             http: builder.build().map_err(|error| start(&error))?,
+            metadata: metadata.build().map_err(|error| start(&error))?,
             connection,
             windows: Mutex::new(Windows {
                 started: Instant::now(),
@@ -190,7 +197,7 @@ impl Client {
                     .map(|kind| (kind, Window::new(kind.rate(options.units))))
                     .collect(),
             }),
-            token: Mutex::new(None),
+            token: tokio::sync::Mutex::new(None),
             on_pause: options.on_pause,
         })
     }
@@ -257,23 +264,44 @@ impl Client {
         }
     }
 
-    fn token(&self) -> String {
+    /// What proves who we are, and whether it was kept from an earlier call.
+    async fn authorization(&self) -> Result<(String, bool), CallError> {
         let now_secs = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let mut token = self.token.lock().unwrap_or_else(|poison| poison.into_inner());
-        match &*token {
-            Some((expiry_secs, token)) if now_secs + TOKEN_RENEWAL_SECS < *expiry_secs => token.clone(),
-            _ => {
-                let expiry_secs = now_secs + TOKEN_SECS;
-                let new = self.connection.token(expiry_secs);
-                *token = Some((expiry_secs, new.clone()));
-                new
+        let mut kept = self.token.lock().await;
+        if let Some((renewal_secs, header)) = &*kept
+            && now_secs < *renewal_secs
+        {
+            return Ok((header.clone(), true));
+        }
+        let (lifetime_secs, header) = match &self.connection {
+            Connection::Key(key) => (TOKEN_SECS, key.token(now_secs + TOKEN_SECS)),
+            Connection::Entra { credential, .. } => {
+                let token = credential.sign_in(&self.http, &self.metadata, now_secs).await?;
+                (token.lifetime_secs, format!("Bearer {}", token.text))
             }
+        };
+        let early_secs = TOKEN_RENEWAL_SECS.min(lifetime_secs / 5);
+        let renewal_secs = now_secs.saturating_add(lifetime_secs - early_secs);
+        *kept = Some((renewal_secs, header.clone()));
+        Ok((header, false))
+    }
+
+    /// One request; a kept token that the hub does not take any more (revoked, or a clock that is off) is renewed once.
+    async fn once(&self, request: &Request<'_>) -> Result<Answer, CallError> {
+        let (authorization, was_kept) = self.authorization().await?;
+        match self.exchange(request, &authorization).await {
+            Err(error) if error.status == 401 && was_kept => {
+                *self.token.lock().await = None;
+                let (authorization, _) = self.authorization().await?;
+                self.exchange(request, &authorization).await
+            }
+            result => result,
         }
     }
 
-    async fn once(&self, request: &Request<'_>) -> Result<Answer, CallError> {
+    async fn exchange(&self, request: &Request<'_>, authorization: &str) -> Result<Answer, CallError> {
         let call = request.call();
         let url = format!(
             "https://{}{}?{}api-version={API_VERSION}",
@@ -284,7 +312,7 @@ impl Client {
         let mut builder = self
             .http
             .request(request.method.clone(), url)
-            .header(AUTHORIZATION, self.token());
+            .header(AUTHORIZATION, authorization);
         if let Some(etag) = request.if_match {
             // Without quotes the service takes an update for a creation.
             builder = builder.header(IF_MATCH, format!("\"{etag}\""));
@@ -348,7 +376,7 @@ fn http_date(text: &str) -> Option<u64> {
     u64::try_from(time.as_second()).ok()
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! How a hub is reached: its connection string, and the tokens that are signed with it.
+//! How a hub is reached: its connection string and the tokens that are signed with it, or Entra ID (`entra`).
 //!
 //! The key never leaves this file except as a signature: no error, log line or `Debug` text holds it.
 
@@ -10,6 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use thiserror::Error;
+
+use crate::entra::{CREDENTIAL_VARIABLE, Credential, HOSTNAME_VARIABLE};
 
 /// Variable with the connection string.
 pub const CONNECTION_VARIABLE: &str = "AIOT_HUB_CONNECTION_STRING";
@@ -24,7 +26,8 @@ pub enum ConnectionError {
     /// Nothing given.
     #[error(
         "no connection string: set {CONNECTION_VARIABLE}, or {CONNECTION_FILE_VARIABLE} to a file that holds it; \
-         the portal shows it under shared access policies, and `cargo xtask hub simulate` makes one"
+         the portal shows it under shared access policies, and `cargo xtask hub simulate` makes one. To sign in by \
+         Entra ID instead, set {HOSTNAME_VARIABLE} and {CREDENTIAL_VARIABLE}"
     )]
     Missing,
     /// A file that cannot be read.
@@ -40,6 +43,102 @@ pub enum ConnectionError {
         "the connection string: {0}; expected `HostName=<hub>;SharedAccessKeyName=<policy>;SharedAccessKey=<base64>`"
     )]
     Part(&'static str),
+    /// Settings of Entra ID that are missing or wrong.
+    #[error("signing in by Entra ID: {reason}")]
+    Credential {
+        /// Which, without its value where that may be a secret.
+        reason: String,
+    },
+    /// A connection string and Entra ID.
+    #[error(
+        "both a connection string and {HOSTNAME_VARIABLE} are set: unset {CONNECTION_VARIABLE} and \
+         {CONNECTION_FILE_VARIABLE} to sign in by Entra ID, or {HOSTNAME_VARIABLE} to sign by key"
+    )]
+    Both,
+}
+
+/// How a hub is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// By the key of a shared access policy.
+    Key(ConnectionString),
+    /// By Entra ID.
+    Entra {
+        /// Host name, with the port where it is not 443.
+        authority: String,
+        /// Who signs in.
+        credential: Credential,
+    },
+}
+
+impl FromStr for Connection {
+    type Err = ConnectionError;
+
+    /// From a connection string.
+    fn from_str(text: &str) -> Result<Self, ConnectionError> {
+        text.parse().map(Connection::Key)
+    }
+}
+
+impl Connection {
+    /// From `file`, else from the environment: a connection string as [`ConnectionString::find`] finds it, or
+    /// [`HOSTNAME_VARIABLE`] and [`Credential::find`]. `file` goes before all variables.
+    ///
+    /// # Errors
+    /// [`ConnectionError`], never with a secret in it.
+    pub fn find(
+        file: Option<&Path>,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Connection, ConnectionError> {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let Some(host) = set(HOSTNAME_VARIABLE).filter(|_| file.is_none()) else {
+            return ConnectionString::find(file, variable).map(Connection::Key);
+        };
+        if set(CONNECTION_VARIABLE).is_some() || set(CONNECTION_FILE_VARIABLE).is_some() {
+            return Err(ConnectionError::Both);
+        }
+        let authority = authority_of(&host).map_err(|reason| ConnectionError::Credential {
+            reason: reason.replace("HostName", HOSTNAME_VARIABLE),
+        })?;
+        Ok(Connection::Entra {
+            authority,
+            credential: Credential::find(variable)?,
+        })
+    }
+
+    /// Host name, with the port where it is not 443.
+    pub fn authority(&self) -> &str {
+        match self {
+            Connection::Key(connection) => &connection.authority,
+            Connection::Entra { authority, .. } => authority,
+        }
+    }
+
+    /// Host name without port.
+    pub fn host(&self) -> &str {
+        let authority = self.authority();
+        authority.split_once(':').map_or(authority, |(host, _)| host)
+    }
+
+    /// Whether it names this machine, as a simulated hub's does.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self.host(), "localhost" | "127.0.0.1")
+    }
+}
+
+/// A host name with or without port, in lower case.
+fn authority_of(host: &str) -> Result<String, &'static str> {
+    let authority = host.trim().to_ascii_lowercase();
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || b".-:".contains(&byte);
+    if authority.is_empty() || !authority.bytes().all(named) {
+        return Err("HostName is no host name");
+    }
+    if let Some((_, port)) = authority.split_once(':')
+        && port.parse::<u16>().is_err()
+    {
+        return Err("HostName has a port that is no number");
+    }
+    Ok(authority)
 }
 
 /// A connection string of a hub's shared access policy.
@@ -79,18 +178,8 @@ impl FromStr for ConnectionString {
                 return Err(ConnectionError::Part("a part is given twice"));
             }
         }
-        let authority = host
-            .ok_or(ConnectionError::Part("no HostName"))?
-            .to_ascii_lowercase();
-        let named = |byte: u8| byte.is_ascii_alphanumeric() || b".-:".contains(&byte);
-        if authority.is_empty() || !authority.bytes().all(named) {
-            return Err(ConnectionError::Part("HostName is no host name"));
-        }
-        if let Some((_, port)) = authority.split_once(':')
-            && port.parse::<u16>().is_err()
-        {
-            return Err(ConnectionError::Part("HostName has a port that is no number"));
-        }
+        let authority =
+            authority_of(host.ok_or(ConnectionError::Part("no HostName"))?).map_err(ConnectionError::Part)?;
         let policy = policy.filter(|policy| !policy.is_empty());
         let key = STANDARD
             .decode(key.ok_or(ConnectionError::Part("no SharedAccessKey"))?)
@@ -132,18 +221,6 @@ impl ConnectionString {
     /// Host name, with the port where it is not 443.
     pub fn authority(&self) -> &str {
         &self.authority
-    }
-
-    /// Host name without port.
-    pub fn host(&self) -> &str {
-        self.authority
-            .split_once(':')
-            .map_or(&self.authority, |(host, _)| host)
-    }
-
-    /// Whether it names this machine, as a simulated hub's does.
-    pub fn is_loopback(&self) -> bool {
-        matches!(self.host(), "localhost" | "127.0.0.1")
     }
 
     /// The same policy and key for another host; for a simulated hub, which is given its port by the system.
@@ -298,5 +375,36 @@ mod tests {
         assert!(gone.contains("gone") && gone.contains("cannot be read"), "{gone}");
         std::fs::write(&file, "x".repeat(5000)).unwrap();
         assert!(find(Some(&file), &[]).unwrap_err().to_string().contains("longer"));
+    }
+
+    #[test]
+    fn keys_or_entra_id() {
+        let check = |set: &[(&str, &str)], expected: Result<&str, &str>| {
+            let found = Connection::find(None, &|name| {
+                let (_, value) = set.iter().find(|(key, _)| *key == name)?;
+                Some((*value).to_owned())
+            });
+            match (found, expected) {
+                (Ok(found), Ok(host)) => assert_eq!(found.host(), host),
+                (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+                (found, expected) => panic!("{found:?} is not {expected:?}"),
+            }
+        };
+        let (host, kind) = (
+            (HOSTNAME_VARIABLE, "H.azure-devices.net"),
+            (CREDENTIAL_VARIABLE, "azure-cli"),
+        );
+        check(&[host, kind], Ok("h.azure-devices.net"));
+        check(&[host], Err("AIOT_HUB_CREDENTIAL is not set"));
+        check(
+            &[(HOSTNAME_VARIABLE, "a/b"), kind],
+            Err("AIOT_HUB_HOSTNAME is no host name"),
+        );
+        check(
+            &[host, kind, (CONNECTION_VARIABLE, GOOD)],
+            Err("both a connection string and"),
+        );
+        check(&[kind, (CONNECTION_VARIABLE, GOOD)], Ok("hub.azure-devices.net"));
+        check(&[kind], Err("To sign in by Entra ID instead"));
     }
 }

@@ -93,6 +93,17 @@ impl CallError {
         }
     }
 
+    /// [`CallError::code`] of a sign-in that another try does not better.
+    pub const SIGN_IN: &'static str = "SignInRefused";
+
+    /// From a sign-in to Entra ID that was refused.
+    pub fn sign_in(call: &str, message: String) -> CallError {
+        CallError {
+            code: CallError::SIGN_IN.to_owned(),
+            ..CallError::transport(call, quoted(&message))
+        }
+    }
+
     /// From an answer that came and makes no sense.
     pub fn answer(call: &str, message: String) -> CallError {
         CallError {
@@ -104,7 +115,7 @@ impl CallError {
     /// What a caller can do.
     pub fn kind(&self) -> HubErrorKind {
         match (self.status, self.code.as_str()) {
-            (0, "UnexpectedAnswer") => HubErrorKind::Refused,
+            (0, "UnexpectedAnswer" | CallError::SIGN_IN) => HubErrorKind::Refused,
             (409, "ConfigurationAlreadyExists") => HubErrorKind::Exists,
             (412, _) => HubErrorKind::Stale,
             (404, _) => HubErrorKind::Missing,
@@ -148,6 +159,9 @@ fn quoted(text: &str) -> String {
 fn advice(status: u16, code: &str) -> &'static str {
     match (status, code) {
         (0, "UnexpectedAnswer") => "is this an IoT Hub, and no proxy in between?",
+        (0, CallError::SIGN_IN) => {
+            "look at AIOT_HUB_CREDENTIAL and the AZURE_ variables that it needs, and whether the identity exists"
+        }
         (0, _) => "look whether the hub's name is right and this machine reaches it, and run again",
         (_, "OperationNotAvailableInCurrentTier") => {
             "deployments and twins need a hub of the standard or free tier"
@@ -164,10 +178,12 @@ fn advice(status: u16, code: &str) -> &'static str {
             "a twin has too many properties: make modules or settings fewer"
         }
         (401, _) => {
-            "look whether the policy's key is still valid, the policy may write the registry and connect as service, \
-             and this machine's clock is right"
+            "look whether the policy's key is still valid and may write the registry and connect as service, or the \
+             Entra identity has the role IoT Hub Data Contributor, and whether this machine's clock is right"
         }
-        (403, _) => "look which rights the shared access policy has",
+        (403, _) => {
+            "look which rights the shared access policy, or which role the Entra identity has on this hub"
+        }
         (404, _) => "it may be gone: run again",
         (409 | 412, _) => "somebody else was faster: run again",
         (429, _) => {

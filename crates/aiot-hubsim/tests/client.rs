@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use aiot_hub::{Client, LiveHub, Options};
+use aiot_hub::entra::Credential;
+use aiot_hub::{Client, Connection, LiveHub, Options};
+use aiot_hubsim::rest::entra;
 use aiot_hubsim::{Behaviour, Faults, Fleet, Server, Service};
 use aiot_iothub::rollout::{Hub, HubDeployment, HubErrorKind, RuntimeStatus};
 use serde_json::{Value, json};
@@ -26,6 +28,10 @@ fn server(devices: usize, units: u32) -> Server {
 }
 
 fn client_with(server: &Server, units: u32, connection: &str) -> Client {
+    client_by(server, units, connection.parse().unwrap())
+}
+
+fn client_by(server: &Server, units: u32, connection: Connection) -> Client {
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, server.ca_pem()).unwrap();
@@ -34,7 +40,7 @@ fn client_with(server: &Server, units: u32, connection: &str) -> Client {
         units,
         on_pause: Some(|pause| PAUSES.lock().unwrap().push(pause)),
     };
-    Client::new(connection.parse().unwrap(), &options).unwrap()
+    Client::new(connection, &options).unwrap()
 }
 
 fn client(server: &Server) -> Client {
@@ -308,4 +314,107 @@ fn calls_wait_for_the_throttle() {
         }
     }
     panic!("21 calls in a minute are one too many");
+}
+
+/// A client that signs in.
+fn signed_in(server: &Server, credential: Credential) -> Client {
+    let authority = format!("localhost:{}", server.port());
+    client_by(
+        server,
+        1000,
+        Connection::Entra {
+            authority,
+            credential,
+        },
+    )
+}
+
+fn by_secret(server: &Server, tenant: &str, client: &str, secret: &str) -> Credential {
+    Credential::ClientSecret {
+        authority: format!("https://localhost:{}", server.port()),
+        tenant: tenant.to_owned(),
+        client: client.to_owned(),
+        secret: secret.to_owned(),
+    }
+}
+
+#[test]
+fn entra_identities_sign_in() {
+    let server = server(3, 1000);
+    let (tenant, application) = (entra::TENANT, entra::CLIENT);
+    let secret = server.simulator().entra.secret.clone();
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    let assertion = server.simulator().entra.assertion.clone();
+    std::fs::write(&token_file, format!("{assertion}\n")).unwrap();
+    let address = format!("https://localhost:{}", server.port());
+    let workload = Credential::WorkloadIdentity {
+        authority: address.clone(),
+        tenant: tenant.to_owned(),
+        client: application.to_owned(),
+        token_file: token_file.clone(),
+    };
+    let machine = |client: Option<&str>| Credential::ManagedIdentity {
+        metadata: address.clone(),
+        client: client.map(str::to_owned),
+    };
+    let good = [
+        by_secret(&server, tenant, application, &secret),
+        workload.clone(),
+        machine(None),
+        machine(Some(application)),
+    ];
+    for (index, credential) in good.into_iter().enumerate() {
+        let client = signed_in(&server, credential);
+        for _ in 0..3 {
+            assert_eq!(client.deployments().unwrap().0.len(), 0);
+        }
+        let given = server.simulator().entra.given;
+        assert_eq!(given, index as u64 + 1, "a token is kept");
+    }
+
+    let check = |credential: Credential, expected: &str| {
+        let kind = credential.kind();
+        let error = signed_in(&server, credential).deployments().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected) && text.contains(kind), "{text}");
+        assert!(text.contains("look at AIOT_HUB_CREDENTIAL"), "{text}");
+        assert!(!text.contains(&secret) && !text.contains("hush"), "{text}");
+        assert_eq!(error.kind(), HubErrorKind::Refused);
+    };
+    check(by_secret(&server, "other", application, &secret), "AADSTS90002");
+    check(by_secret(&server, tenant, "other", &secret), "AADSTS700016");
+    check(by_secret(&server, tenant, application, "hush"), "AADSTS7000215");
+    check(machine(Some("other")), "Identity not found");
+    std::fs::write(&token_file, "another issuer's").unwrap();
+    check(workload.clone(), "AADSTS700213");
+    std::fs::remove_file(&token_file).unwrap();
+    check(workload, "the federated token in");
+}
+
+#[test]
+fn entra_tokens_are_renewed() {
+    let server = server(1, 1000);
+    let secret = server.simulator().entra.secret.clone();
+    let credential = by_secret(&server, entra::TENANT, entra::CLIENT, &secret);
+    let client = signed_in(&server, credential.clone());
+    let given = || server.simulator().entra.given;
+    client.deployments().unwrap();
+    assert_eq!(given(), 1);
+    // A token that the hub does not take any more is replaced within the same call.
+    server.simulator().entra.revoke();
+    client.deployments().unwrap();
+    assert_eq!(given(), 2);
+    // One that is told to be over is not sent again.
+    server.simulator().entra.told_secs = 0;
+    let client = signed_in(&server, credential.clone());
+    client.deployments().unwrap();
+    client.deployments().unwrap();
+    assert_eq!(given(), 4);
+    // New tokens that the hub refuses: said, and not tried for ever.
+    server.simulator().entra.lifetime_secs = 0;
+    let error = signed_in(&server, credential).deployments().unwrap_err();
+    assert_eq!((error.status, given()), (401, 5));
+    assert!(error.to_string().contains("token has expired"), "{error}");
+    assert!(error.to_string().contains("IoT Hub Data Contributor"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use aiot_build::BuildError;
 use aiot_build::environment::{CommittedEnvironment, committed};
 use aiot_build::paths::Paths;
-use aiot_hub::{Client, ConnectionString, LiveHub, Options};
+use aiot_hub::{Client, Connection, LiveHub, Options};
 use aiot_iothub::rollout::{Action, Decision, Declared, Hub, Snapshot, Step, Verdict, apply, notes};
 use serde_json::{Value, json};
 
@@ -72,17 +72,20 @@ impl Session {
     ) -> Result<Session, BuildError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let CommittedEnvironment { hub, declared } = committed(paths, environment)?;
-        let connection = ConnectionString::find(arguments.connection_file.as_deref(), &variable)
-            .map_err(BuildError::other)?;
+        let connection =
+            Connection::find(arguments.connection_file.as_deref(), &variable).map_err(BuildError::other)?;
         match &hub {
             Some(hub) if connection.is_loopback() => eprintln!(
                 "talking to a simulated hub at {}, not to {hub}",
                 connection.authority()
             ),
             Some(hub) if !hub.eq_ignore_ascii_case(connection.host()) => {
+                let given = match &connection {
+                    Connection::Key(_) => "the connection string is of",
+                    Connection::Entra { .. } => "AIOT_HUB_HOSTNAME is",
+                };
                 return Err(BuildError::Other(format!(
-                    "deployments/{environment}.toml names hub {hub}, and the connection string is of {}: use the one \
-                     of {hub}",
+                    "deployments/{environment}.toml names hub {hub}, and {given} {}: use the one of {hub}",
                     connection.authority()
                 )));
             }

@@ -316,6 +316,11 @@ fn what_is_refused_before_anything_is_sent() {
     );
     check("AIOT_HUB_CONNECTION_STRING", "c2VjcmV0", "a part has no `=`");
     check("AIOT_HUB_CONNECTION_STRING", "", "no connection string");
+    check(
+        "AIOT_HUB_HOSTNAME",
+        "other.azure-devices.net",
+        "both a connection string and",
+    );
     check("AIOT_HUB_UNITS", "many", "not a number of units");
     check("AIOT_HUB_CA_FILE", "/dev/null", "holds no certificate");
     std::fs::write(plant.root().join("deployments/prod/new.json"), "{}").unwrap();

@@ -3,6 +3,7 @@
 //! | module | does |
 //! | --- | --- |
 //! | [`auth`] | shared access tokens |
+//! | [`entra`] | sign-in and bearer tokens |
 //! | [`configurations`] | deployments: wire form, ETags, metrics |
 //! | [`twins`] | twins, modules, queries with pages |
 //!
@@ -11,6 +12,7 @@
 
 pub mod auth;
 pub mod configurations;
+pub mod entra;
 pub mod twins;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -74,6 +76,8 @@ pub struct Simulator {
     pub throttled: u64,
     /// Calls that were answered, by method and first part of the path.
     pub calls: BTreeMap<String, u64>,
+    /// Who may sign in by Entra ID.
+    pub entra: entra::Entra,
     authority: String,
     policy: String,
     key: Vec<u8>,
@@ -98,6 +102,7 @@ impl Simulator {
             faults: Faults::default(),
             throttled: 0,
             calls: BTreeMap::new(),
+            entra: entra::Entra::new(key),
             authority: authority.to_owned(),
             policy: POLICY.to_owned(),
             key: key.to_owned(),
@@ -113,6 +118,9 @@ impl Simulator {
     /// Answers a request.
     pub fn handle(&mut self, request: &Request, clock: Clock) -> Reply {
         self.requests += 1;
+        if let Some(reply) = self.entra.answer(request, clock.unix_secs) {
+            return reply;
+        }
         let mut reply = match self.faulty() {
             Some(error) => failed(&error, self.requests, self.service.now_secs),
             None => self
@@ -151,7 +159,10 @@ impl Simulator {
 
     fn route(&mut self, request: &Request, clock: Clock) -> Result<Reply, ServiceError> {
         let sent = request.headers.get("authorization").map_or("", String::as_str);
-        auth::check(sent, &self.authority, &self.policy, &self.key, clock.unix_secs)?;
+        match sent.strip_prefix("Bearer ") {
+            Some(token) => self.entra.check(token, clock.unix_secs)?,
+            None => auth::check(sent, &self.authority, &self.policy, &self.key, clock.unix_secs)?,
+        }
         if !request
             .query
             .split('&')
