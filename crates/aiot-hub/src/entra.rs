@@ -4,9 +4,9 @@
 //! Four ways: a client secret, a workload identity (a federated token in a file, as Kubernetes and CI give it), a
 //! managed identity (the machine's own, asked of its metadata service), and the login of the Azure CLI.
 //!
-//! It is written here and not taken from `azure_identity`: that crate brings a second TLS provider, and fixes the
-//! address of the metadata service, so that nothing of it could be tried. No secret and no token is in any error or
-//! `Debug` text.
+//! It is written here and not taken from `azure_identity`: without a second TLS provider that crate (1.0.0) has no HTTP
+//! client, so one would have to be written against its core crate, and the address of the metadata service is fixed in
+//! it. No secret and no token is in any error or `Debug` text.
 //!
 //! Sources: docs "Microsoft identity platform and the OAuth 2.0 client credentials flow", "How to use managed
 //! identities on an Azure VM to acquire an access token", `az account get-access-token --help`; the scope is of
