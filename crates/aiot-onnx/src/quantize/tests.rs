@@ -186,7 +186,7 @@ fn splitting_slicing_and_resizing_share_the_scale() {
     // Linear resizing computes new values, and a part without a name cannot be quantized.
     let nodes = &mut builder.graph.node;
     let mut linear = int_attribute("mode", 0);
-    linear.s = Some("linear".as_bytes().to_vec().into());
+    linear.s = Some(b"linear".to_vec());
     nodes[2].attribute.push(linear);
     let report = check(
         &builder,
