@@ -1,7 +1,8 @@
 """Our quantizer and onnxruntime.quantization on the same nets and samples, in one run.
 
-    python compare.py XTASK NETS   # XTASK: the built command line; NETS: what make_models.py wrote
-                                   # needs onnx, onnxruntime, numpy, sympy; run inside the workspace
+    python compare.py XTASK NETS [NET…]   # XTASK: the built command line; NETS: what make_models.py wrote
+                                          # needs onnx, onnxruntime, numpy, sympy; run inside the workspace
+    NNCF_PYTHON=… python compare.py …     # a Python with nncf, which is compared too
 
 Quality is measured on the evaluation samples: accuracy, share of equal answers and signal to noise of the outputs
 against float. Latency: batch 1, one thread, all variants in turns, median of ratios to float. Cost: CPU seconds and
@@ -25,6 +26,27 @@ REFERENCES = {
     "percentile, per channel": dict(per_channel=True, calibrate_method="Percentile"),
     "dynamic u8": dict(dynamic=True),
 }
+
+
+NNCF = {
+    "NNCF, fast bias correction": dict(),
+    "NNCF, mixed preset": dict(preset="MIXED"),
+    "NNCF, bias correction": dict(fast_bias_correction=False),
+    "NNCF, for transformers": dict(model_type="TRANSFORMER"),
+}
+
+
+def nncf_reference(net, out, options):
+    """Runs in a process of its own, with the Python that has nncf."""
+    import nncf
+    import onnx
+
+    rows = inputs(net / "calibration")
+    for option, kind in (("preset", nncf.QuantizationPreset), ("model_type", nncf.ModelType)):
+        if option in options:
+            options[option] = getattr(kind, options[option])
+    model = nncf.quantize(onnx.load(net / "model.onnx"), nncf.Dataset(rows), subset_size=len(rows), **options)
+    onnx.save(model, out)
 
 
 def reference(net, out, options):
@@ -98,19 +120,29 @@ def main():
     xtask, nets = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     print("| net, variant | size KB | accuracy | agreement | SQNR dB | latency | CPU s | peak MB |")
     print("|---|---|---|---|---|---|---|---|")
+    wanted = sys.argv[3:]
     for net in sorted(folder for folder in nets.iterdir() if (folder / "model.onnx").exists()):
+        if wanted and net.name not in wanted:
+            continue
         rows, labels = inputs(net / "evaluation"), np.load(net / "evaluation" / "labels.npy")
         with tempfile.TemporaryDirectory() as folder:
             variants = {"float": (str(net / "model.onnx"), (0.0, 0.0))}
             for name, extra in (("ours", []), ("ours, per tensor", ["--per-tensor"])):
                 file = os.path.join(folder, f"{len(variants)}.onnx")
                 command = [str(xtask), "quantize", "--offline", "--model", str(net / "model.onnx"), "--calibration"]
-                command += [str(net / "calibration"), "--output", file, *extra]
+                command += [str(net / "calibration"), "--output", file, "--allow-slower", *extra]
                 variants[name] = (file, measured(command))
             for name, options in REFERENCES.items():
                 file = os.path.join(folder, f"{len(variants)}.onnx")
                 cost = measured([sys.executable, __file__, "--reference", str(net), file, json.dumps(options)])
                 variants[name] = (file, cost)
+            for name, options in NNCF.items() if "NNCF_PYTHON" in os.environ else ():
+                file = os.path.join(folder, f"{len(variants)}.onnx")
+                words = [os.environ["NNCF_PYTHON"], __file__, "--nncf", str(net), file, json.dumps(options)]
+                try:
+                    variants[name] = (file, measured(words))
+                except SystemExit as error:
+                    print(f"{net.name}, {name}: {str(error)[-300:]}", file=sys.stderr)
             ratios = latencies([file for file, _ in variants.values()], rows[0])
             float_outputs = outputs(variants["float"][0], rows)
             for (name, (file, (cpu, peak))), ratio in zip(variants.items(), ratios):
@@ -131,5 +163,7 @@ def main():
 if __name__ == "__main__":
     if sys.argv[1] == "--reference":
         reference(pathlib.Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))
+    elif sys.argv[1] == "--nncf":
+        nncf_reference(pathlib.Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))
     else:
         main()
