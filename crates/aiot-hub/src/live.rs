@@ -30,16 +30,28 @@ impl LiveHub {
         &self.client
     }
 
-    /// All edge devices with what their agents say.
+    /// All edge devices with what their agents say, by id.
     ///
     /// # Errors
     /// [`HubError`]
     pub fn devices(&self) -> Result<Vec<Device>, HubError> {
+        let mut all = Vec::new();
+        self.each_device(&mut |devices| all.extend(devices))?;
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
+    /// All edge devices, page by page as the hub tells of their agents, in its order.
+    ///
+    /// # Errors
+    /// [`HubError`]
+    pub fn each_device(&self, each: &mut dyn FnMut(Vec<Device>)) -> Result<(), HubError> {
         let mut devices = Devices::default();
         self.rows(twin::DEVICES, &mut |rows| devices.add(rows))?;
-        self.rows(twin::AGENTS, &mut |rows| devices.add_agents(rows))?;
         self.rows(twin::TROUBLES, &mut |rows| devices.add_troubles(rows))?;
-        Ok(devices.into_list())
+        self.rows(twin::AGENTS, &mut |rows| each(devices.complete(rows)))?;
+        each(devices.into_rest());
+        Ok(())
     }
 
     /// Rows of a query; where the hub does not want the projection, of whole twins.

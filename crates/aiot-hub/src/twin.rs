@@ -180,9 +180,15 @@ impl AgentRow {
     }
 }
 
-/// Devices while their rows come in.
+/// Devices while their rows come in: first those of [`DEVICES`] and [`TROUBLES`], then those of [`AGENTS`], each of which
+/// completes a device.
 #[derive(Debug, Default)]
-pub struct Devices(BTreeMap<String, Device>);
+pub struct Devices {
+    /// Those whose agent was not seen yet.
+    waiting: BTreeMap<String, Device>,
+    /// Device and module → what its self-check says, and whether it drifts.
+    troubles: BTreeMap<(String, String), (Option<bool>, bool)>,
+}
 
 impl Devices {
     /// Takes rows of [`DEVICES`].
@@ -193,17 +199,7 @@ impl Devices {
                 tags: row.tags,
                 agent: Agent::default(),
             };
-            self.0.insert(row.device_id, device);
-        }
-    }
-
-    /// Takes rows of [`AGENTS`]; those of devices that came to the hub meanwhile are left out.
-    pub fn add_agents(&mut self, rows: Vec<AgentRow>) {
-        for row in rows {
-            let (id, agent) = row.agent();
-            if let Some(device) = self.0.get_mut(&id) {
-                device.agent = agent;
-            }
+            self.waiting.insert(row.device_id, device);
         }
     }
 
@@ -211,20 +207,31 @@ impl Devices {
     pub fn add_troubles(&mut self, rows: Vec<TroubleRow>) {
         for row in rows {
             let reported = row.properties.0.reported.0;
-            let report = self
-                .0
-                .get_mut(&row.device_id)
-                .and_then(|device| device.agent.modules.get_mut(&row.module_id));
-            if let Some(report) = report {
-                report.self_check = row.self_check.0.passed.0.or(reported.self_check.0.passed.0);
-                report.drifting = row.drift.0.drifting.0.or(reported.drift.0.drifting.0) == Some(true);
-            }
+            let self_check = row.self_check.0.passed.0.or(reported.self_check.0.passed.0);
+            let drifting = row.drift.0.drifting.0.or(reported.drift.0.drifting.0) == Some(true);
+            self.troubles
+                .insert((row.device_id, row.module_id), (self_check, drifting));
         }
     }
 
-    /// All, by id.
-    pub fn into_list(self) -> Vec<Device> {
-        self.0.into_values().collect()
+    /// The devices of rows of [`AGENTS`]; those that came to the hub meanwhile are left out.
+    pub fn complete(&mut self, rows: Vec<AgentRow>) -> Vec<Device> {
+        let complete = |row: AgentRow| {
+            let (id, mut agent) = row.agent();
+            let device = self.waiting.remove(&id)?;
+            for (module, report) in &mut agent.modules {
+                if let Some(trouble) = self.troubles.get(&(id.clone(), module.clone())) {
+                    (report.self_check, report.drifting) = *trouble;
+                }
+            }
+            Some(Device { agent, ..device })
+        };
+        rows.into_iter().filter_map(complete).collect()
+    }
+
+    /// Those whose agent the hub does not know, by id.
+    pub fn into_rest(self) -> Vec<Device> {
+        self.waiting.into_values().collect()
     }
 }
 
@@ -238,9 +245,10 @@ mod tests {
     fn read(device: Value, agent: Value, trouble: Value) -> Device {
         let mut devices = Devices::default();
         devices.add(serde_json::from_value(json!([device])).unwrap());
-        devices.add_agents(serde_json::from_value(json!([agent])).unwrap());
         devices.add_troubles(serde_json::from_value(json!([trouble])).unwrap());
-        devices.into_list().remove(0)
+        devices
+            .complete(serde_json::from_value(json!([agent])).unwrap())
+            .remove(0)
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl<'a> Fleet<'a> {
     ///
     /// # Errors
     /// Contents that are no deployments.
-    pub fn rows(&mut self, device: &'a Device) -> Result<Vec<Row<'a>>, MergeError> {
+    pub fn rows<'d>(&mut self, device: &'d Device) -> Result<Vec<Row<'d>>, MergeError> {
         if self
             .filter
             .device
