@@ -108,12 +108,21 @@ def latencies(files, row, rounds=40):
     return np.median(times[3:] / times[3:, :1], axis=0)
 
 
+# A child's peak is never below what it was forked from, so a small process stands between.
+WAIT = """
+import json, os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(json.dumps([status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+"""
+
+
 def measured(command):
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
+    ended = subprocess.run([sys.executable, "-S", "-c", WAIT, *command], capture_output=True, text=True, check=True)
+    status, cpu, peak = json.loads(ended.stdout)
     if status != 0:
-        raise SystemExit(f"{command} failed: {process.stderr.read().decode()}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        raise SystemExit(f"{command} failed: {ended.stderr}")
+    return cpu, peak
 
 
 def main():
