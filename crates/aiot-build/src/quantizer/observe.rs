@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aiot_inference::Engine;
-use aiot_inference::engine::{Array, Numbers, Optimize};
+use aiot_inference::engine::{Array, Graph, Numbers, Optimize};
 use aiot_onnx::{Activations, ChannelAxis, Histogram, Model, Range, Ranges};
 
 use super::samples::Samples;
@@ -42,6 +42,21 @@ impl std::fmt::Display for RangeMethod {
     }
 }
 
+/// The graph that shows all tensors that are looked at.
+///
+/// # Errors
+/// When the engine does not take it.
+pub fn shown(engine: &Engine, prepared: &Model) -> Result<Graph, BuildError> {
+    let tensors = aiot_onnx::calibration_tensors(prepared).into_iter();
+    let names: Vec<String> = tensors
+        .chain(aiot_onnx::input_channels(prepared).into_keys())
+        .collect();
+    let shown = aiot_onnx::with_outputs(prepared, &names).map_err(BuildError::other)?;
+    engine
+        .graph(&shown.to_bytes(), Optimize::NoLayout)
+        .map_err(BuildError::other)
+}
+
 /// Runs a prepared model over all samples.
 ///
 /// # Errors
@@ -49,11 +64,7 @@ impl std::fmt::Display for RangeMethod {
 pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<Observed, BuildError> {
     let tensors = aiot_onnx::calibration_tensors(prepared);
     let channels = aiot_onnx::input_channels(prepared);
-    let names: Vec<String> = tensors.iter().chain(channels.keys()).cloned().collect();
-    let shown = aiot_onnx::with_outputs(prepared, &names).map_err(BuildError::other)?;
-    let mut graph = engine
-        .graph(&shown.to_bytes(), Optimize::NoLayout)
-        .map_err(BuildError::other)?;
+    let mut graph = shown(engine, prepared)?;
     let inputs: Vec<String> = graph.inputs().iter().map(|input| input.name.clone()).collect();
     let mut observed = Observed {
         histograms: tensors

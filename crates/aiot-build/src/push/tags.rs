@@ -1,0 +1,50 @@
+//! What a registry says about the tags of one repository, in as few requests as it takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aiot_oci::{Digest, RegistryClient, RegistryError, Repository};
+
+use super::PushItem;
+
+/// What a registry says about the tags of one repository.
+#[derive(Default)]
+pub(super) struct Tags {
+    /// What the tags of its indexes name.
+    pub indexes: BTreeMap<String, Option<Digest>>,
+    /// All tags, where it was asked and lists them.
+    all: Option<BTreeSet<String>>,
+}
+
+impl Tags {
+    /// Whether a tag is known to name nothing.
+    pub fn is_free(&self, tag: &str) -> bool {
+        match self.indexes.get(tag) {
+            Some(found) => found.is_none(),
+            None => self.all.as_ref().is_some_and(|all| !all.contains(tag)),
+        }
+    }
+}
+
+/// Asks for the tags of a repository's indexes and, where one is not there and images have tags too, which tags are:
+/// one request instead of one for each image.
+pub(super) async fn ask(
+    client: &RegistryClient,
+    to: &Repository,
+    items: &[PushItem],
+) -> Result<Tags, RegistryError> {
+    let mut tags = Tags::default();
+    let mut other_tags = 0;
+    for item in items {
+        match &item.tag {
+            Some(tag) if item.descriptor.media_type.is_index() => {
+                tags.indexes
+                    .insert(tag.clone(), client.tag_digest(to, tag).await?);
+            }
+            other => other_tags += usize::from(other.is_some()),
+        }
+    }
+    if other_tags > 1 && tags.indexes.values().any(Option::is_none) {
+        tags.all = client.tags(to).await?;
+    }
+    Ok(tags)
+}
