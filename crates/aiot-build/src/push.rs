@@ -282,10 +282,17 @@ fn look<'a>(
     }
     let waiting = groups.iter().map(|(to, group)| {
         let (client, to) = (client.clone(), to.clone());
-        let items: Vec<PushItem> = group.iter().map(|placed| placed.item.clone()).collect();
+        let tags = |indexes: bool| -> Vec<String> {
+            let items = group.iter().map(|placed| placed.item);
+            items
+                .filter(|item| item.descriptor.media_type.is_index() == indexes)
+                .filter_map(|item| item.tag.clone())
+                .collect()
+        };
+        let (indexes, images) = (tags(true), tags(false).len());
         let registry = to.registry().to_owned();
         (registry, async move {
-            ask(&client, &to, &items).await.map(|tags| (to, tags))
+            ask(&client, &to, indexes, images).await.map(|tags| (to, tags))
         })
     });
     let mut tags_of: BTreeMap<Repository, Tags> = BTreeMap::new();

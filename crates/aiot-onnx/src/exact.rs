@@ -21,10 +21,9 @@ pub enum Exactness {
 }
 
 /// Operators that run on integers where all that they read comes out of DequantizeLinear.
-const KERNELS: [&str; 10] = [
+const KERNELS: [&str; 9] = [
     "Add",
     "AveragePool",
-    "Concat",
     "Conv",
     "Gemm",
     "GlobalAveragePool",
@@ -90,18 +89,12 @@ pub fn exactness(quantized: &Model) -> Exactness {
         let integers = KERNELS.contains(&operator)
             && reads.all(|name| dequantized.contains(name) || constants.contains(name));
         let exact = integers || MOVES.contains(&operator) || moves_nearest(node, operator);
-        if taints && requantizes(operator, node) {
-            return Exactness::FloatInside;
-        }
-        if !exact {
-            // An operator of ONNX Runtime's own that quantizes what it reads.
+        let outputs = node.output.iter().map(String::as_str);
+        if taints || !exact {
             if requantizes(operator, node) {
                 return Exactness::FloatInside;
             }
             worst = Exactness::FloatAtTheEnd;
-        }
-        let outputs = node.output.iter().map(String::as_str);
-        if taints || !exact {
             inexact.extend(outputs);
         } else if operator == "DequantizeLinear" {
             dequantized.extend(outputs);

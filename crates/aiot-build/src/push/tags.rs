@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aiot_oci::{Digest, RegistryClient, RegistryError, Repository};
 
-use super::PushItem;
-
 /// What a registry says about the tags of one repository.
 #[derive(Default)]
 pub(super) struct Tags {
@@ -25,25 +23,20 @@ impl Tags {
     }
 }
 
-/// Asks for the tags of a repository's indexes and, where one is not there and images have tags too, which tags are:
-/// one request instead of one for each image.
+/// Asks for the tags of a repository's indexes and, where one is not there and several images have tags too (their
+/// number is `images`), which tags are: one request instead of one for each image.
 pub(super) async fn ask(
     client: &RegistryClient,
     to: &Repository,
-    items: &[PushItem],
+    indexes: Vec<String>,
+    images: usize,
 ) -> Result<Tags, RegistryError> {
     let mut tags = Tags::default();
-    let mut other_tags = 0;
-    for item in items {
-        match &item.tag {
-            Some(tag) if item.descriptor.media_type.is_index() => {
-                tags.indexes
-                    .insert(tag.clone(), client.tag_digest(to, tag).await?);
-            }
-            other => other_tags += usize::from(other.is_some()),
-        }
+    for tag in indexes {
+        let found = client.tag_digest(to, &tag).await?;
+        tags.indexes.insert(tag, found);
     }
-    if other_tags > 1 && tags.indexes.values().any(Option::is_none) {
+    if images > 1 && tags.indexes.values().any(Option::is_none) {
         tags.all = client.tags(to).await?;
     }
     Ok(tags)

@@ -42,19 +42,35 @@ impl std::fmt::Display for RangeMethod {
     }
 }
 
-/// The graph that shows all tensors that are looked at.
-///
-/// # Errors
-/// When the engine does not take it.
-pub fn shown(engine: &Engine, prepared: &Model) -> Result<Graph, BuildError> {
-    let tensors = aiot_onnx::calibration_tensors(prepared).into_iter();
-    let names: Vec<String> = tensors
-        .chain(aiot_onnx::input_channels(prepared).into_keys())
-        .collect();
-    let shown = aiot_onnx::with_outputs(prepared, &names).map_err(BuildError::other)?;
-    engine
-        .graph(&shown.to_bytes(), Optimize::NoLayout)
-        .map_err(BuildError::other)
+/// What is looked at, and the graph that shows it.
+pub struct Shown {
+    /// Shows all of the tensors below.
+    pub graph: Graph,
+    /// Those with a histogram.
+    tensors: Vec<String>,
+    /// Those with a mean per channel.
+    channels: BTreeMap<String, ChannelAxis>,
+}
+
+impl Shown {
+    /// The graph of a prepared model.
+    ///
+    /// # Errors
+    /// When the engine does not take it.
+    pub fn new(engine: &Engine, prepared: &Model) -> Result<Shown, BuildError> {
+        let tensors = aiot_onnx::calibration_tensors(prepared);
+        let channels = aiot_onnx::input_channels(prepared);
+        let names: Vec<String> = tensors.iter().chain(channels.keys()).cloned().collect();
+        let shown = aiot_onnx::with_outputs(prepared, &names).map_err(BuildError::other)?;
+        let graph = engine
+            .graph(&shown.to_bytes(), Optimize::NoLayout)
+            .map_err(BuildError::other)?;
+        Ok(Shown {
+            graph,
+            tensors,
+            channels,
+        })
+    }
 }
 
 /// Runs a prepared model over all samples.
@@ -62,9 +78,11 @@ pub fn shown(engine: &Engine, prepared: &Model) -> Result<Graph, BuildError> {
 /// # Errors
 /// A sample that cannot be read or run, or that makes a tensor NaN or infinite; both are named.
 pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<Observed, BuildError> {
-    let tensors = aiot_onnx::calibration_tensors(prepared);
-    let channels = aiot_onnx::input_channels(prepared);
-    let mut graph = shown(engine, prepared)?;
+    let Shown {
+        mut graph,
+        tensors,
+        channels,
+    } = Shown::new(engine, prepared)?;
     let inputs: Vec<String> = graph.inputs().iter().map(|input| input.name.clone()).collect();
     let mut observed = Observed {
         histograms: tensors

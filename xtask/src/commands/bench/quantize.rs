@@ -7,7 +7,7 @@ use std::process::Command;
 use aiot_build::BuildError;
 use aiot_build::paths::Paths;
 use aiot_build::quantize_cli::{host_engine, read_model};
-use aiot_build::quantizer::observe::{RangeMethod, observe, shown};
+use aiot_build::quantizer::observe::{RangeMethod, Shown, observe};
 use aiot_build::quantizer::samples::Samples;
 use aiot_build::workspace::{find_model, read_texts};
 use aiot_inference::Engine;
@@ -128,7 +128,7 @@ fn declared(paths: &Paths) -> Result<(String, PathBuf, Samples), BuildError> {
 
 /// Runs the graph that calibration runs, and looks at nothing.
 fn engine_alone(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<(), BuildError> {
-    let mut graph = shown(engine, prepared)?;
+    let mut graph = Shown::new(engine, prepared)?.graph;
     for sample in 0..samples.len() {
         for arrays in samples.runs(sample)? {
             graph.run(&arrays, |_, _, _| {}).map_err(BuildError::other)?;
