@@ -144,28 +144,42 @@ impl Device {
     /// # Panics
     /// When the emulator is missing, or the image has no entry point.
     pub fn run(&self, arguments: &[&str]) -> Ended {
+        let program = self.command(arguments);
+        let mut command = Command::new("timeout");
+        command
+            .arg(LIMIT_SECONDS)
+            .arg(program.get_program())
+            .args(program.get_args())
+            .env_clear();
+        for (name, value) in program.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        tools::run(&mut command)
+    }
+
+    /// The image's program with its environment and `arguments`, to be started.
+    ///
+    /// # Panics
+    /// When the emulator is missing, or the image has no entry point.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let root = self.root();
         let execution = &self.config.config;
         let program = root.join(execution.entrypoint[0].trim_start_matches('/'));
         let machine = machine(self.config.platform().architecture());
-        let mut command = Command::new("timeout");
-        command.arg(LIMIT_SECONDS);
-        match machine.emulator {
+        let mut command = match machine.emulator {
             Some(emulator) => {
+                let mut command = Command::new(tools::find(emulator).expect(emulator));
+                command.arg("-L").arg(root);
                 command
-                    .arg(tools::find(emulator).expect(emulator))
-                    .arg("-L")
-                    .arg(root);
             }
             None => {
                 let libraries =
                     std::env::join_paths([root.join(machine.libraries), root.join("usr/lib")]).unwrap();
+                let mut command = Command::new(root.join(machine.loader));
+                command.arg("--library-path").arg(libraries);
                 command
-                    .arg(root.join(machine.loader))
-                    .arg("--library-path")
-                    .arg(libraries);
             }
-        }
+        };
         command
             .arg(program)
             .args(arguments)
@@ -184,7 +198,7 @@ impl Device {
             }
         }
         command.env("AIOT_MODEL_DIR", self.package());
-        tools::run(&mut command)
+        command
     }
 }
 

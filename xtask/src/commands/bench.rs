@@ -7,7 +7,9 @@ mod bake;
 mod fleet;
 mod floor;
 mod hub;
+mod load;
 mod measure;
+mod module;
 mod plan;
 mod push;
 mod quantize;
@@ -36,6 +38,8 @@ pub enum What {
     Hub,
     /// Calibration and writing of the largest declared model, or of --model with --calibration
     Quantize,
+    /// The module of an image against FastAPI and MLServer (needs python3 with pip; minutes)
+    Module,
     /// This workspace without anything to reuse: fetch, compile, bake (minutes; needs the network)
     Cold,
 }
@@ -43,7 +47,7 @@ pub enum What {
 /// How to measure.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// What to measure [default: all but cold and fleet]
+    /// What to measure [default: all but cold, fleet and module]
     #[arg(value_enum)]
     what: Vec<What>,
     /// Models of the generated workspace or fleet
@@ -93,6 +97,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
                 let subject = given.map(|(model, calibration)| quantize::Subject { model, calibration });
                 quantize::run(paths, subject.as_ref(), runs)?
             }
+            What::Module => module::run(paths, runs)?,
             What::Cold => release::cold(paths)?,
         });
     }

@@ -77,6 +77,24 @@ impl Row {
         }
     }
 
+    /// Ours against a peer's, in bytes.
+    pub fn memory_pairs(
+        what: impl Into<String>,
+        against: &str,
+        pairs: &[(f64, f64)],
+        aim: Option<Aim>,
+    ) -> Row {
+        let mib = |bytes: f64| bytes / 1_048_576.0;
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(ours, theirs)| (mib(*ours), mib(*theirs)))
+            .collect();
+        Row {
+            unit: "MiB",
+            ..Row::pairs(what, against, &pairs, aim)
+        }
+    }
+
     /// Peak memory, bytes.
     pub fn memory(what: impl Into<String>, bytes: &[f64], aim: Option<Aim>) -> Row {
         let mib: Vec<f64> = bytes.iter().map(|bytes| bytes / 1_048_576.0).collect();
@@ -200,7 +218,7 @@ pub fn ran(command: &mut Command) -> Result<Ran, BuildError> {
         if let Some(bytes) = std::fs::read_to_string(&status_path)
             .ok()
             .as_deref()
-            .and_then(high_water_mark_bytes)
+            .and_then(|status| status_bytes(status, "VmHWM:"))
         {
             peak_bytes = f64::max(peak_bytes, bytes);
         }
@@ -230,8 +248,9 @@ pub fn ran(command: &mut Command) -> Result<Ran, BuildError> {
     })
 }
 
-fn high_water_mark_bytes(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// A figure of `/proc/<pid>/status`, such as `VmHWM:`.
+pub fn status_bytes(status: &str, name: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim()
         .strip_suffix("kB")?
         .trim()
@@ -271,10 +290,10 @@ mod tests {
     #[test]
     fn memory_is_read_from_the_status_file() {
         assert_eq!(
-            high_water_mark_bytes("VmPeak:\t  9 kB\nVmHWM:\t    2048 kB\n"),
+            status_bytes("VmPeak:\t  9 kB\nVmHWM:\t    2048 kB\n", "VmHWM:"),
             Some(2_097_152.0)
         );
-        assert_eq!(high_water_mark_bytes("VmPeak:\t  9 kB\n"), None);
+        assert_eq!(status_bytes("VmPeak:\t  9 kB\n", "VmHWM:"), None);
     }
 
     #[test]
