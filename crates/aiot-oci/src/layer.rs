@@ -7,7 +7,7 @@
 //! Not here: deleting files of lower layers, hard links, devices, extended attributes. Images of this project never
 //! need them, and each is a way for two layers to disagree.
 
-mod gzip;
+mod encode;
 mod header;
 mod read;
 
@@ -20,9 +20,9 @@ use aiot_package::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::document::{Descriptor, MediaType};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, BlobWriter, Store, StoreError};
 
-use gzip::GzipWriter;
+use encode::{BlockWriter, Encoder};
 pub use header::MAX_NAME_BYTES;
 pub use read::{EntryKind, LayerEntry, LayerLimits, list_layer, uncompressed_reader, visit_layer};
 
@@ -37,6 +37,8 @@ pub enum Compression {
     None,
     /// gzip, one fixed encoder and level: right for programs and libraries, and understood by every engine.
     Gzip,
+    /// Zstandard, one fixed encoder and level: smaller, and faster to unpack; engines before Docker 23 cannot read it.
+    Zstd,
 }
 
 impl Compression {
@@ -45,6 +47,7 @@ impl Compression {
         match self {
             Compression::None => "none",
             Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
         }
     }
 }
@@ -300,27 +303,36 @@ impl LayerBuilder {
                     uncompressed_size_bytes: blob.size,
                 })
             }
-            Compression::Gzip => {
-                let mut tar = HashingWriter {
-                    inner: GzipWriter::new(blob),
-                    hasher: Sha256::new(),
-                    size: 0,
-                };
-                self.write_tar(store, &mut tar)?;
-                let HashingWriter { inner, hasher, size } = tar;
-                let blob = inner
-                    .finish()
-                    .map_err(store::io_error("write", store.root()))?
-                    .commit()?;
-                let descriptor = Descriptor::new(MediaType::LayerGzip, blob.digest, blob.size);
-                let diff_id = Digest::from_bytes(hasher.finalize().into());
-                Ok(Layer {
-                    descriptor,
-                    diff_id,
-                    uncompressed_size_bytes: size,
-                })
+            Compression::Gzip => self.write_compressed(store, encode::gzip(blob), MediaType::LayerGzip),
+            Compression::Zstd => {
+                let encoder = encode::zstd(blob).map_err(store::io_error("compress into", store.root()))?;
+                self.write_compressed(store, encoder, MediaType::LayerZstd)
             }
         }
+    }
+
+    fn write_compressed<'a, E: Encoder<Inner = BlobWriter<'a>>>(
+        &self,
+        store: &Store,
+        encoder: BlockWriter<E>,
+        media_type: MediaType,
+    ) -> Result<Layer, LayerError> {
+        let mut tar = HashingWriter {
+            inner: encoder,
+            hasher: Sha256::new(),
+            size: 0,
+        };
+        self.write_tar(store, &mut tar)?;
+        let HashingWriter { inner, hasher, size } = tar;
+        let blob = inner
+            .finish()
+            .map_err(store::io_error("write", store.root()))?
+            .commit()?;
+        Ok(Layer {
+            descriptor: Descriptor::new(media_type, blob.digest, blob.size),
+            diff_id: Digest::from_bytes(hasher.finalize().into()),
+            uncompressed_size_bytes: size,
+        })
     }
 
     fn write_tar(&self, store: &Store, tar: &mut dyn Write) -> Result<(), LayerError> {

@@ -271,7 +271,7 @@ mod tests {
         );
         check(
             |_, manifest, _| manifest.layers[0].media_type = MediaType::LayerZstd,
-            &["Zstandard"],
+            &["Unknown frame descriptor"],
         );
         check(
             |_, manifest, _| manifest.config.media_type = MediaType::LayerTar,

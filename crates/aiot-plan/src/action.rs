@@ -10,7 +10,7 @@ use aiot_package::{Activation, Digest, InputSpec, Metric, Precision, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::declare::{BuilderKind, Granularity};
+use crate::declare::{BuilderKind, Granularity, LayerCompression};
 use crate::lock::{LockedPackage, LockedWheel};
 use crate::names::{ModelName, ModuleName, TargetName};
 use crate::records::Budget;
@@ -42,6 +42,9 @@ pub enum Action {
         packages: Vec<LockedPackage>,
         /// File name of the engine's library, where the distribution packages it.
         engine_library: Option<String>,
+        /// Of the layers.
+        #[serde(skip_serializing_if = "LayerCompression::is_default")]
+        compression: LayerCompression,
     },
     /// Takes an OCI image as base. Outputs: `manifest`, `config`, and `layer-<n>` in order.
     FetchBaseImage {
@@ -115,6 +118,9 @@ pub enum Action {
         path: String,
         /// Mode of the file.
         mode: u32,
+        /// Of the layer.
+        #[serde(skip_serializing_if = "LayerCompression::is_default")]
+        compression: LayerCompression,
     },
     /// Puts layers together. Outputs: `manifest`, `config`.
     AssembleImage {

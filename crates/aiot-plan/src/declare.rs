@@ -227,6 +227,9 @@ pub struct TargetDeclaration {
     pub glibc: Spanned<String>,
     /// What compiles the modules; chosen automatically unless given.
     pub builder: Option<BuilderKind>,
+    /// How layers of programs and libraries are compressed.
+    #[serde(default)]
+    pub layer_compression: LayerCompression,
     /// The inference engine.
     pub engine: EngineDeclaration,
     /// What the images stand on.
@@ -272,6 +275,32 @@ impl BuilderKind {
             BuilderKind::Cargo => "cargo",
             BuilderKind::Zigbuild => "zigbuild",
             BuilderKind::Cross => "cross",
+        }
+    }
+}
+
+/// How layers of programs and libraries are compressed; a model's layer is plain, since weights hardly shrink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerCompression {
+    /// For every container engine.
+    #[default]
+    Gzip,
+    /// Smaller; for container engines from Docker 23 on.
+    Zstd,
+}
+
+impl LayerCompression {
+    /// Whether it is the default, which keys of actions do not name.
+    pub fn is_default(&self) -> bool {
+        *self == LayerCompression::default()
+    }
+
+    /// What it adds to the name of an action.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            LayerCompression::Gzip => "",
+            LayerCompression::Zstd => " zstd",
         }
     }
 }

@@ -6,7 +6,8 @@ use aiot_package::{Activation, Digest, InputSpec, Metric, Precision, Task};
 
 use crate::architecture::Architecture;
 use crate::declare::{
-    BuilderKind, ExecutionProviderName, GpuScheme, Granularity, ImageBase, Processor, Scheme,
+    BuilderKind, ExecutionProviderName, GpuScheme, Granularity, ImageBase, LayerCompression, Processor,
+    Scheme,
 };
 use crate::diagnose::Site;
 use crate::names::{EnvironmentName, ModelName, ModuleName, TargetName};
@@ -139,6 +140,8 @@ pub struct Target {
     pub glibc: String,
     /// What compiles the modules, if declared.
     pub builder: Option<BuilderKind>,
+    /// How layers of programs and libraries are compressed.
+    pub layer_compression: LayerCompression,
     /// The engine.
     pub engine: Engine,
     /// What the images stand on.

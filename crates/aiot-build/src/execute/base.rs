@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aiot_debian::{FileTree, PackageSources, RuntimeFile, RuntimeFileKind};
-use aiot_oci::{Compression, Digest, DirectoryMode, FileMode, FileSource, LayerBuilder};
+use aiot_oci::{Digest, DirectoryMode, FileMode, FileSource, LayerBuilder};
 use aiot_plan::action::Output;
+use aiot_plan::declare::LayerCompression;
 use aiot_plan::lock::{LockedPackage, LockedWheel};
 use aiot_plan::workspace::Platform;
 use aiot_toolchain::wheels;
 
 use super::Task;
-use super::image::layer_output;
+use super::image::{codec, layer_output};
 use crate::error::BuildError;
 use crate::lockfile::mirror;
 
@@ -61,6 +62,7 @@ impl Task<'_> {
         architecture_word: &str,
         packages: &[LockedPackage],
         engine_library: Option<&str>,
+        compression: LayerCompression,
     ) -> Result<BTreeMap<String, Output>, BuildError> {
         let architecture = architecture_word
             .parse()
@@ -81,7 +83,7 @@ impl Task<'_> {
         }
         self.add_files(&mut layer, &files)?;
         let built = layer
-            .build(self.context.store, Compression::Gzip)
+            .build(self.context.store, codec(compression))
             .map_err(|error| self.fail(error))?;
         let mut outputs = self.one("layer", layer_output(&built));
         if let Some(library) = engine_library {
@@ -97,7 +99,7 @@ impl Task<'_> {
             let mut layer = LayerBuilder::new();
             self.add_files(&mut layer, &engine)?;
             let built = layer
-                .build(self.context.store, Compression::Gzip)
+                .build(self.context.store, codec(compression))
                 .map_err(|error| self.fail(error))?;
             outputs.insert("engine-layer".to_owned(), layer_output(&built));
         }

@@ -9,6 +9,7 @@ use aiot_oci::{
 };
 use aiot_package::{BASELINE_FILE, Golden, GoldenCase, PACKAGE_DIR, Precision};
 use aiot_plan::action::{Output, PackageParameters};
+use aiot_plan::declare::LayerCompression;
 use aiot_plan::records::Measured;
 use aiot_plan::workspace::Platform;
 use aiot_plan::{ModelName, TargetName};
@@ -26,6 +27,14 @@ pub const UNPACKED_OUTPUT: &str = "unpacked sizes";
 /// What layers hold, by digest and what was looked for; see [`Task::layer_content`].
 pub type LayerContents = Mutex<BTreeMap<ContentKey, Arc<Mutex<Option<Arc<LayerContent>>>>>>;
 type ContentKey = (aiot_oci::Digest, Vec<String>, bool);
+
+/// What was declared, as the encoder's name.
+pub(super) fn codec(declared: LayerCompression) -> Compression {
+    match declared {
+        LayerCompression::Gzip => Compression::Gzip,
+        LayerCompression::Zstd => Compression::Zstd,
+    }
+}
 
 /// What is kept of a layer.
 pub(super) fn layer_output(layer: &Layer) -> Output {
@@ -93,6 +102,7 @@ impl Task<'_> {
         &self,
         path: &str,
         mode: u32,
+        compression: LayerCompression,
     ) -> Result<BTreeMap<String, Output>, BuildError> {
         let mut layer = LayerBuilder::new();
         layer
@@ -103,7 +113,7 @@ impl Task<'_> {
             )
             .map_err(|error| self.fail(error))?;
         let built = layer
-            .build(self.context.store, Compression::Gzip)
+            .build(self.context.store, codec(compression))
             .map_err(|error| self.fail(error))?;
         Ok(self.one("layer", layer_output(&built)))
     }

@@ -262,7 +262,8 @@ fn run(
             architecture,
             packages,
             engine_library,
-        } => task.assemble_base(architecture, packages, engine_library.as_deref()),
+            compression,
+        } => task.assemble_base(architecture, packages, engine_library.as_deref(), *compression),
         Action::FetchBaseImage { reference, platform } => task.fetch_base_image(reference, platform),
         Action::Calibrate {
             model,
@@ -296,7 +297,11 @@ fn run(
             builder,
             ..
         } => task.compile(module, triple, glibc, *builder),
-        Action::AssembleLayer { path, mode } => task.assemble_layer(path, *mode),
+        Action::AssembleLayer {
+            path,
+            mode,
+            compression,
+        } => task.assemble_layer(path, *mode, *compression),
         Action::AssembleImage {
             model,
             target,

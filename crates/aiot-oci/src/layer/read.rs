@@ -17,6 +17,10 @@ use crate::store::{Store, StoreError};
 const MAX_PATH_BYTES: u64 = 4096;
 const MAX_EXTENSION_BYTES: u64 = 64 << 10;
 
+/// Largest window of a Zstandard layer, as a power of two: 8 MiB, which its specification (RFC 8878, 3.1.1.1.2) asks
+/// every decoder to support. A hostile frame may ask for terabytes.
+const MAX_ZSTD_WINDOW_LOG: u32 = 23;
+
 /// Bounds for reading one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerLimits {
@@ -79,7 +83,7 @@ pub enum EntryKind {
 /// The tar archive of a layer blob, decompressed while it is read; the blob is verified at its end.
 ///
 /// # Errors
-/// [`LayerError::Unreadable`] for Zstandard and for what is no layer; [`LayerError::Store`].
+/// [`LayerError::Unreadable`] for what is no layer; [`LayerError::Store`].
 pub fn uncompressed_reader(store: &Store, layer: &Descriptor) -> Result<Box<dyn Read>, LayerError> {
     let fail = |reason: &str| LayerError::Unreadable {
         digest: layer.digest,
@@ -93,9 +97,14 @@ pub fn uncompressed_reader(store: &Store, layer: &Descriptor) -> Result<Box<dyn 
                 decoder: MultiGzDecoder::new(blob),
             }))
         }
-        Some(MediaType::LayerZstd) => Err(fail(
-            "it is compressed with Zstandard, which this version cannot read; use a base image with gzip layers",
-        )),
+        Some(MediaType::LayerZstd) => {
+            let blob = BufReader::with_capacity(64 << 10, store.open_verified(&layer.digest)?);
+            let mut decoder = zstd::Decoder::with_buffer(blob).map_err(|error| fail(&error.to_string()))?;
+            decoder
+                .window_log_max(MAX_ZSTD_WINDOW_LOG)
+                .map_err(|error| fail(&error.to_string()))?;
+            Ok(Box::new(decoder))
+        }
         _ => Err(fail(&format!("media type `{}` is no layer", layer.media_type))),
     }
 }

@@ -52,6 +52,7 @@ fn known_bytes_have_known_digests() {
     let (_dir, store) = new_store();
     let plain = known().build(&store, Compression::None).unwrap();
     let gzip = known().build(&store, Compression::Gzip).unwrap();
+    let zstd = known().build(&store, Compression::Zstd).unwrap();
     let expected = [
         "1777 tmp directory",
         "0755 usr directory",
@@ -60,7 +61,7 @@ fn known_bytes_have_known_digests() {
         "0755 usr/lib directory",
         "0777 usr/lib/libonnxruntime.so -> libonnxruntime.so.1",
     ];
-    for layer in [&plain, &gzip] {
+    for layer in [&plain, &gzip, &zstd] {
         let listing = listing(&store, layer);
         assert_eq!(
             listing[..2],
@@ -71,13 +72,16 @@ fn known_bytes_have_known_digests() {
     // If only these differ, the header or the encoder changed: then LAYER_FORMAT_VERSION must grow.
     assert_eq!(plain.diff_id.hex(), PLAIN);
     assert_eq!(plain.descriptor.digest, plain.diff_id);
-    assert_eq!(gzip.diff_id, plain.diff_id);
-    assert_eq!(gzip.uncompressed_size_bytes, plain.uncompressed_size_bytes);
-    assert_eq!(gzip.descriptor.digest.hex(), GZIP);
+    for (compressed, digest) in [(gzip, GZIP), (zstd, ZSTD)] {
+        assert_eq!(compressed.diff_id, plain.diff_id);
+        assert_eq!(compressed.uncompressed_size_bytes, plain.uncompressed_size_bytes);
+        assert_eq!(compressed.descriptor.digest.hex(), digest);
+    }
 }
 
 const PLAIN: &str = "02caf7a03665cbe76e6a52595b9cb7908f212ab50e207d2c71b07c118e897bf4";
 const GZIP: &str = "8a77317a34d7c184052e5ae13b5830185a776666a853bcb46a363f79c1a1fea2";
+const ZSTD: &str = "31facc71c3da6a98a8d3820eba1d85b716aff27d00f4e21b6d6f437e37cb8bf5";
 
 #[test]
 fn gnu_tar_reads_it() {
@@ -330,7 +334,30 @@ fn hostile_layers_end_in_an_error() {
     check(
         Descriptor::new(MediaType::LayerZstd, blob.digest, blob.size),
         limits,
-        "Zstandard",
+        "Unknown frame descriptor",
+    );
+    // A frame that asks for a window of 4 GiB: magic number, frame header, window, an empty last block.
+    let blob = store
+        .put_bytes(&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xb0, 0x01, 0x00, 0x00])
+        .unwrap();
+    check(
+        Descriptor::new(MediaType::LayerZstd, blob.digest, blob.size),
+        limits,
+        "too much memory",
+    );
+    let mut zeros = LayerBuilder::new();
+    zeros
+        .file("zeros", FileSource::Bytes(vec![0; 4 << 20]), FileMode::Plain)
+        .unwrap();
+    let bomb = zeros.build(&store, Compression::Zstd).unwrap().descriptor;
+    assert!(bomb.size < 2_000);
+    check(
+        bomb,
+        LayerLimits {
+            uncompressed_size_bytes: 1 << 20,
+            ..limits
+        },
+        "unpacks to more than",
     );
     check(
         Descriptor::new(MediaType::ImageConfig, blob.digest, blob.size),
@@ -371,10 +398,10 @@ proptest! {
     }
 
     #[test]
-    fn reading_random_bytes_never_panics(content in proptest::collection::vec(any::<u8>(), 0..3000), gzip in any::<bool>()) {
+    fn reading_random_bytes_never_panics(content in proptest::collection::vec(any::<u8>(), 0..3000), kind in 0..3usize) {
         let (_dir, store) = new_store();
         let blob = store.put_bytes(&content).unwrap();
-        let media_type = if gzip { MediaType::LayerGzip } else { MediaType::LayerTar };
+        let media_type = [MediaType::LayerTar, MediaType::LayerGzip, MediaType::LayerZstd][kind].clone();
         let _ = list_layer(&store, &Descriptor::new(media_type, blob.digest, blob.size), LayerLimits::default());
     }
 }

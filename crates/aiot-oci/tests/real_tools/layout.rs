@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use aiot_oci::{Digest, validate_layout, write_layout};
+use aiot_oci::image::{ImageSpec, assemble_image};
+use aiot_oci::{Compression, Digest, FileMode, FileSource, LayerBuilder, validate_layout, write_layout};
 
 use crate::support::{Workplace, have, run};
 
@@ -77,4 +78,32 @@ fn skopeo_and_umoci_accept_the_layout() {
     let runtime: serde_json::Value =
         serde_json::from_slice(&fs::read(place.path().join("bundle/config.json")).unwrap()).unwrap();
     assert_eq!(runtime["process"]["user"]["uid"], 65532);
+}
+
+#[test]
+fn skopeo_unpacks_zstandard_to_the_same_archive() {
+    if !have(&["skopeo"]) {
+        return;
+    }
+    let place = Workplace::new();
+    let mut library = LayerBuilder::new();
+    let content: Vec<u8> = (0..900_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+    library
+        .file(
+            "usr/lib/libengine.so",
+            FileSource::Bytes(content),
+            FileMode::Plain,
+        )
+        .unwrap();
+    let layer = library.build(&place.store, Compression::Zstd).unwrap();
+    let mut spec = ImageSpec::new("linux/amd64".parse().unwrap());
+    spec.layers.push(layer.clone());
+    let image = assemble_image(&place.store, &spec).unwrap();
+    let layout = place.path().join("layout");
+    write_layout(&layout, &place.store, &[("m".to_owned(), image)]).unwrap();
+    assert_eq!(validate_layout(&layout).unwrap(), []);
+    let copy = ["copy", "--dest-decompress", "oci:layout:m", "dir:plain"];
+    run(place.path(), "skopeo", &copy);
+    let plain = fs::read(place.path().join("plain").join(layer.diff_id.hex())).unwrap();
+    assert_eq!(Digest::of(&plain), layer.diff_id);
 }

@@ -265,9 +265,11 @@ impl Builder<'_> {
         let action = Action::AssembleLayer {
             path: format!("app/{module}"),
             mode: 0o755,
+            compression: target.layer_compression,
         };
         let inputs = vec![("file", output(binary, "binary"))];
-        Some(self.add(format!("assemble layer {place}"), action, inputs, &["aiot-oci"]))
+        let id = format!("assemble layer {place}{}", target.layer_compression.suffix());
+        Some(self.add(id, action, inputs, &["aiot-oci"]))
     }
 }
 

@@ -74,14 +74,16 @@ impl Builder<'_> {
         );
         let node = self.add(
             format!(
-                "assemble base {suite} {} {}",
+                "assemble base {suite} {} {}{}",
                 request.architecture,
-                digest.short()
+                digest.short(),
+                target.layer_compression.suffix()
             ),
             Action::AssembleBase {
                 architecture: request.architecture.clone(),
                 packages: closure.package.clone(),
                 engine_library: library.clone(),
+                compression: target.layer_compression,
             },
             vec![],
             &["aiot-debian", "aiot-oci"],
@@ -149,10 +151,15 @@ impl Builder<'_> {
             platform: platform.clone(),
         };
         let library = self.engine(&request)?;
-        let id = format!("assemble engine {package} {} {platform}", request.version);
+        let id = format!(
+            "assemble engine {package} {} {platform}{}",
+            request.version,
+            target.layer_compression.suffix()
+        );
         let action = Action::AssembleLayer {
             path: ENGINE_PATH.to_owned(),
             mode: 0o644,
+            compression: target.layer_compression,
         };
         Some(self.add(
             id,

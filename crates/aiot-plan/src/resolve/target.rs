@@ -59,6 +59,7 @@ impl Resolver {
             processor: declared.processor,
             glibc: declared.glibc.get_ref().clone(),
             builder: declared.builder,
+            layer_compression: declared.layer_compression,
             engine: engine?,
             base: base?,
             memory_bytes: declared.limits.memory_mib.saturating_mul(1 << 20),

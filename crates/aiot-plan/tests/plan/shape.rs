@@ -85,6 +85,38 @@ fn what_is_not_selected_need_not_be_locked() {
 }
 
 #[test]
+fn layers_of_another_compression_are_others() {
+    let plain = Bench::locked().plan();
+    let targets = TARGETS.replacen(
+        "[target.pi-64]",
+        "[target.pi-64]\nlayer-compression = \"zstd\"",
+        1,
+    );
+    let mut bench = Bench::of(MODELS, &targets);
+    bench.lock_all();
+    let plan = bench.plan();
+    let before = ids(&plain);
+    let before: BTreeSet<&str> = before.lines().collect();
+    let all = ids(&plan);
+    let new: Vec<&str> = all.lines().filter(|id| !before.contains(id)).collect();
+    assert!(new.iter().all(|id| id.ends_with(" zstd")), "{new:?}");
+    assert_eq!(new.len(), 4, "base, engine and two modules: {new:?}");
+    // What is compiled and measured is the same, and so are the keys of what stays gzip.
+    let gzip = |plan: &Plan| -> Vec<_> {
+        let nodes = plan
+            .nodes
+            .iter()
+            .filter(|node| before.contains(node.id.as_str()) && !node.id.contains("pi-64"));
+        nodes
+            .map(|node| (node.id.clone(), node.action.parameters()))
+            .collect()
+    };
+    for node in gzip(&plan) {
+        assert!(gzip(&plain).contains(&node), "{node:?}");
+    }
+}
+
+#[test]
 fn two_bases_of_the_same_packages_differ_by_their_engine() {
     // One takes the engine out of the package, the other has the package and takes the engine from a wheel.
     let wheel = "engine.source.wheel = { package = \"onnxruntime\", platform = \"linux_armv7l\" }";

@@ -85,7 +85,7 @@ fn unknown_keys_in_all_files_come_in_one_run() {
         plan::unknown_key targets.toml:17:1 «glib»
           × unknown key `glib`
           ╰ not a key here
-          help: this table knows `description`, `triple`, `platform`, `processor`, `glibc`, `builder`, `engine`, `base`, `limits`, `create-options`, `condition`; did you mean `glibc`?
+          help: this table knows `description`, `triple`, `platform`, `processor`, `glibc`, `builder`, `layer-compression`, `engine`, `base`, `limits`, `create-options`, `condition`; did you mean `glibc`?
     "#,
     );
 }
@@ -264,7 +264,7 @@ fn a_mistake_in_form_hides_no_mistake_in_meaning() {
         plan::unknown_key targets.toml:17:1 «glib»
           × unknown key `glib`
           ╰ not a key here
-          help: this table knows `description`, `triple`, `platform`, `processor`, `glibc`, `builder`, `engine`, `base`, `limits`, `create-options`, `condition`; did you mean `glibc`?
+          help: this table knows `description`, `triple`, `platform`, `processor`, `glibc`, `builder`, `layer-compression`, `engine`, `base`, `limits`, `create-options`, `condition`; did you mean `glibc`?
     "#,
     );
 }
