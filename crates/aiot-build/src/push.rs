@@ -5,6 +5,7 @@
 //! is attached where it is missing.
 
 mod attached;
+mod places;
 mod send;
 mod tags;
 
@@ -244,10 +245,16 @@ fn push_with(
     let mut known = attached::Known::read(settings.habits);
     let remaining = look(network, client, store, placed, settings, &mut known, &mut rows)?;
     let mut report = PushReport::default();
+    if remaining.is_empty() {
+        known.write()?;
+        report.rows = rows.into_iter().flatten().collect();
+        return Ok(report);
+    }
+    let places = places::KnownPlaces::read(settings.habits, client);
     if settings.dry_run {
         survey(network, client, store, &remaining, &mut rows)?;
     } else {
-        send(
+        let sent = send(
             network,
             client,
             store,
@@ -256,7 +263,10 @@ fn push_with(
             events,
             &mut rows,
             &mut report.total,
-        )?;
+        );
+        // Also of a push that failed.
+        places.write(client)?;
+        sent?;
         for placed in remaining.iter().flatten() {
             known.add(&placed.to, &placed.item.descriptor, &placed.item.artifacts);
         }

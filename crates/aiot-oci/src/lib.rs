@@ -47,7 +47,7 @@ pub use layer::{
 pub use layout::{LayoutError, LayoutReport, read_layout, write_layout};
 pub use reference::{Reference, ReferenceError, Repository};
 pub use registry::{
-    Artifact, BlobDelivery, CheckedBlob, ClientOptions, Credentials, CredentialsError, PullLayers,
+    Artifact, BlobDelivery, CheckedBlob, ClientOptions, Credentials, CredentialsError, Places, PullLayers,
     PulledImage, PushEvent, PushListener, PushOptions, PushReceipt, PushSurvey, RegistryClient,
     RegistryError, ResolvedReference, Retry, RetryPolicy,
 };

@@ -4,6 +4,7 @@
 //! a busy machine slows both. Everything happens in temporary folders; the workspace is only read.
 
 mod bake;
+mod curl;
 mod fleet;
 mod floor;
 mod hub;

@@ -19,7 +19,7 @@ use crate::store::Store;
 pub struct PushSurvey {
     /// What the tag names now.
     pub tag: Option<Digest>,
-    /// Blobs that are there, in this repository or planned for another one of the same run and mounted from there.
+    /// Blobs that are there: in this repository, or in another one of the registry and mounted from there.
     pub blobs_present: usize,
     /// Blobs that would be sent.
     pub blobs_missing: usize,
@@ -101,7 +101,10 @@ impl RegistryClient {
         }
         for (digest, size) in blobs {
             let blob = Descriptor::new(crate::document::MediaType::Other(String::new()), digest, size);
-            if planned.contains(&digest) || self.has_blob(&access, &blob).await? {
+            if planned.contains(&digest)
+                || self.has_blob(&access, &blob).await?
+                || self.is_at_hinted_place(to, &blob).await
+            {
                 survey.blobs_present += 1;
             } else {
                 survey.blobs_missing += 1;
