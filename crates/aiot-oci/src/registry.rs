@@ -41,7 +41,7 @@ pub use places::Places;
 pub use pull::{PullLayers, PulledImage, ResolvedReference};
 pub use push::{BlobDelivery, PushEvent, PushListener, PushOptions, PushReceipt};
 pub use referrers::Artifact;
-pub use survey::PushSurvey;
+pub use survey::{PlannedBlobs, PushSurvey};
 
 /// How a client behaves.
 #[derive(Clone, Debug)]

@@ -22,10 +22,10 @@ const START_STEPS: usize = 500;
 const REPOSITORY: &str = "bench/image";
 
 /// What is pushed, and where the sides work.
-struct Subject {
+pub(super) struct Subject {
     place: PathBuf,
     /// The image, in `place/baked`.
-    baked: Baked,
+    pub(super) baked: Baked,
     /// The same with another model, in `place/changed`.
     changed: Baked,
 }
@@ -156,7 +156,7 @@ fn rows(rounds: &[[Round; 4]], starts: &[f64], with_skopeo: bool) -> Vec<Row> {
 }
 
 impl Subject {
-    fn make(place: &Path) -> Result<Subject, BuildError> {
+    pub(super) fn make(place: &Path) -> Result<Subject, BuildError> {
         let mut files = bake::write_files(place)?;
         let baked = bake::bake(&place.join("baked"), &[], &files)?;
         let model = files.last_mut().expect("it writes some");
@@ -184,7 +184,7 @@ impl Subject {
     }
 
     /// `to` = `host:port/prefix`; the layout's image goes to `<to>/image` as `latest`.
-    fn push(&self, baked: &str, to: &str) -> Result<Ran, BuildError> {
+    pub(super) fn push(&self, baked: &str, to: &str) -> Result<Ran, BuildError> {
         let layout = self.place.join(baked).join("layout");
         let mut command = self.xtask()?;
         command.args([
@@ -224,7 +224,8 @@ impl Subject {
     }
 }
 
-fn blobs(baked: &Baked) -> Result<Vec<Descriptor>, BuildError> {
+/// Its layers and its config.
+pub(super) fn blobs(baked: &Baked) -> Result<Vec<Descriptor>, BuildError> {
     let manifest = image::read_manifest(&baked.store, &baked.image.digest).map_err(BuildError::other)?;
     Ok(manifest.layers.into_iter().chain([manifest.config]).collect())
 }
