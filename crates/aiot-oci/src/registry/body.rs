@@ -10,7 +10,8 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -20,6 +21,8 @@ use crate::store::{StoreError, io_error};
 
 /// Bytes at a time: fits the second-level cache.
 const PIECE_BYTES: u64 = 256 << 10;
+/// What is sent before a pause in which the registry may refuse.
+const FIRST_BYTES: u64 = 16 << 10;
 
 /// Buffers that the connection has done with.
 type Spare = Arc<Mutex<Vec<Box<[u8]>>>>;
@@ -33,6 +36,9 @@ pub(super) struct FileBody {
     sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     on_sent: SentCallback,
+    /// How long to wait after the first bytes.
+    pause: Option<Duration>,
+    pausing: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// Ends a body when the last copy is dropped.
@@ -94,7 +100,16 @@ impl FileBody {
             sent,
             stop: Arc::default(),
             on_sent,
+            pause: None,
+            pausing: None,
         })
+    }
+
+    /// Waits after the first bytes, so that a registry that refuses the request by its head can say so before the rest is
+    /// sent: what `Expect: 100-continue` is for, of registries that do not know it, too.
+    pub fn pause_after_first(mut self, pause: Duration) -> FileBody {
+        self.pause = (!pause.is_zero()).then_some(pause);
+        self
     }
 
     /// What ends this body, with the connection that it is sent over, when it is dropped before all was sent.
@@ -111,7 +126,11 @@ impl FileBody {
         let spare = lock(&self.spare).pop();
         let largest = self.size.min(PIECE_BYTES) as usize;
         let mut bytes = spare.unwrap_or_else(|| vec![0; largest].into());
-        let wanted = self.left.min(bytes.len() as u64) as usize;
+        let most = match self.pause {
+            Some(_) => FIRST_BYTES,
+            None => bytes.len() as u64,
+        };
+        let wanted = self.left.min(most).min(bytes.len() as u64) as usize;
         let length = loop {
             match self.file.read(&mut bytes[..wanted]) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -135,13 +154,19 @@ impl http_body::Body for FileBody {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
         let body = self.get_mut();
         if body.left == 0 {
             return Poll::Ready(None);
         }
+        if let Some(pausing) = &mut body.pausing {
+            ready!(pausing.as_mut().poll(context));
+            body.pausing = None;
+        }
         Poll::Ready(Some(body.read().map(|piece| {
+            let pause = body.pause.take();
+            body.pausing = pause.map(|pause| Box::pin(tokio::time::sleep(pause)));
             body.left -= piece.len() as u64;
             body.sent.store(body.size - body.left, Ordering::Relaxed);
             (body.on_sent.0)(body.size - body.left);
@@ -201,6 +226,22 @@ mod tests {
             assert!(drain(open(start, size)).unwrap() == part, "{start} {size}");
             assert!(size == 0 || sent.load(Ordering::Relaxed) == size);
         }
+        // The first bytes alone, then a pause, then the rest.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let lengths = runtime.block_on(async {
+            let mut body = open(1, 300_000).pause_after_first(Duration::from_millis(1));
+            let mut lengths = Vec::new();
+            while let Some(frame) =
+                std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+            {
+                lengths.push(frame.unwrap().into_data().unwrap_or_default().len());
+            }
+            lengths
+        });
+        assert_eq!(lengths, [16_384, 262_144, 21_472]);
         // Shorter than it was when it was announced.
         assert!(drain(open(0, 700_002)).is_err());
         let stopped = open(0, 700_001);

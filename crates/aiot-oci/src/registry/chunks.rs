@@ -8,6 +8,7 @@
 //! first piece. Only after a break, or when a piece is refused as out of order (416), the registry is asked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::header::{CONTENT_RANGE, HeaderName, RANGE};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -101,7 +102,8 @@ impl RegistryClient {
                 false => chunk_bytes,
             };
             let end = blob.size.min(offset + length);
-            let request = chunk_request(store, blob, url.clone(), offset..end, options);
+            let pause = self.pause_for_refusal(registry, end - offset);
+            let request = chunk_request(store, blob, url.clone(), offset..end, pause, options);
             let broken = match self.exchange(access, &request).await {
                 Ok(response) => match response.status() {
                     StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::NO_CONTENT => {
@@ -200,6 +202,7 @@ fn chunk_request(
     blob: &Descriptor,
     url: Url,
     range: std::ops::Range<u64>,
+    pause: Duration,
     options: &PushOptions,
 ) -> Request {
     let mut request = Request::new(Method::PATCH, url);
@@ -219,6 +222,7 @@ fn chunk_request(
         start: range.start,
         size: range.end - range.start,
         on_sent: SentCallback(Arc::new(on_sent)),
+        pause,
     };
     request
 }

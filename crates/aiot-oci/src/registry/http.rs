@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{
@@ -48,6 +48,8 @@ pub(super) enum Body {
         start: u64,
         size: u64,
         on_sent: SentCallback,
+        /// How long to wait after the first bytes for a refusal.
+        pause: Duration,
     },
 }
 
@@ -162,8 +164,14 @@ impl RegistryClient {
             if is_registry {
                 self.hold_back(access.repository.registry()).await;
             }
+            let start = Instant::now();
             let response = match self.send_once(request, authorization.as_ref()).await {
-                Ok(response) => response,
+                Ok(response) => {
+                    if is_registry && matches!(request.body, Body::None) {
+                        self.answered_after(access.repository.registry(), start.elapsed());
+                    }
+                    response
+                }
                 Err(error) => {
                     if is_registry && error.retry() != Retry::Never {
                         self.link_broke(access.repository.registry());
@@ -175,6 +183,9 @@ impl RegistryClient {
                 let retry = retry_of(&response);
                 if retry == Retry::Never {
                     return Ok(response);
+                }
+                if is_registry {
+                    self.refused_for_now(access.repository.registry());
                 }
                 if matches!(
                     response.status(),
@@ -237,8 +248,10 @@ impl RegistryClient {
                 start,
                 size,
                 on_sent,
+                pause,
             } => {
-                let body = FileBody::open(path, *start, *size, sent.clone(), on_sent.clone())?;
+                let body = FileBody::open(path, *start, *size, sent.clone(), on_sent.clone())?
+                    .pause_after_first(*pause);
                 stop = Some(body.stop_on_drop());
                 builder.body(reqwest::Body::wrap(body))
             }

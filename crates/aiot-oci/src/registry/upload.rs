@@ -210,6 +210,7 @@ impl RegistryClient {
             start: 0,
             size: size_bytes,
             on_sent: SentCallback(Arc::new(on_sent)),
+            pause: self.pause_for_refusal(access.repository.registry(), size_bytes),
         };
         let response = self.exchange(access, &request).await?;
         match response.status() {
