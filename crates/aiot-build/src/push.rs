@@ -5,6 +5,8 @@
 //! is attached where it is missing.
 
 mod attached;
+mod places;
+pub mod requests;
 mod send;
 mod tags;
 
@@ -12,14 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use aiot_oci::{
-    Artifact, Descriptor, Digest, PushReceipt, Reference, RegistryClient, Repository, Store, image,
+    Artifact, Descriptor, Digest, PlannedBlobs, PushReceipt, Reference, RegistryClient, Repository, Store,
+    image,
 };
 use serde::Serialize;
 
+use self::requests::{Before, ImageToSend, RequestPlan, ToSend};
 use self::send::{Sending, in_turn, send};
 use self::tags::{Tags, ask};
 use crate::error::BuildError;
-use crate::events::Sink;
+use crate::events::{Event, Sink};
 use crate::network::Network;
 use crate::registry::{client_that_knows, read_habits, write_habits};
 
@@ -61,7 +65,7 @@ pub struct PushRow {
     pub tag_names: Option<Digest>,
     /// Blobs that were there.
     pub blobs_present: usize,
-    /// Blobs taken over from another repository.
+    /// Blobs taken over from another repository; in a dry run those that would be.
     pub blobs_mounted: usize,
     /// Blobs sent; in a dry run those that would be.
     pub blobs_sent: usize,
@@ -81,6 +85,9 @@ pub struct PushReport {
     pub rows: Vec<PushRow>,
     /// Their sum; nothing in a dry run.
     pub total: PushReceipt,
+    /// The requests that it needs, the first look at the tags among them: in a dry run, and towards Azure Container
+    /// Registry, whose tiers limit their rate. Before a push it is not asked what is there, so they are at most these.
+    pub requests: Option<RequestPlan>,
 }
 
 /// The entries of a layout as things to push.
@@ -242,12 +249,38 @@ fn push_with(
 ) -> Result<PushReport, BuildError> {
     let mut rows: Vec<Option<PushRow>> = (0..count).map(|_| None).collect();
     let mut known = attached::Known::read(settings.habits);
-    let remaining = look(network, client, store, placed, settings, &mut known, &mut rows)?;
+    let registry = placed.first().map(|placed| placed.to.registry().to_owned());
+    let keeps_referrers = registry.is_some_and(|registry| requests::is_acr(&registry));
+    let (remaining, looked) = look(network, client, store, placed, settings, &mut known, &mut rows)?;
     let mut report = PushReport::default();
+    if settings.dry_run || keeps_referrers {
+        report.requests = Some(RequestPlan {
+            reads: looked,
+            ..RequestPlan::default()
+        });
+    }
+    if remaining.is_empty() {
+        known.write()?;
+        report.rows = rows.into_iter().flatten().collect();
+        return Ok(report);
+    }
+    let places = places::KnownPlaces::read(settings.habits, client);
+    let mut before = Before {
+        keeps_referrers,
+        ..Before::default()
+    };
     if settings.dry_run {
-        survey(network, client, store, &remaining, &mut rows)?;
-    } else {
-        send(
+        survey(network, client, store, &remaining, &mut rows, &mut before)?;
+    }
+    if let Some(requests) = &mut report.requests {
+        *requests = requests::plan(&to_send(store, &remaining)?, &before);
+        requests.reads += looked;
+        if !settings.dry_run {
+            events(Event::Note(format!("needs at most {requests}")));
+        }
+    }
+    if !settings.dry_run {
+        let sent = send(
             network,
             client,
             store,
@@ -256,7 +289,10 @@ fn push_with(
             events,
             &mut rows,
             &mut report.total,
-        )?;
+        );
+        // Also of a push that failed.
+        places.write(client)?;
+        sent?;
         for placed in remaining.iter().flatten() {
             known.add(&placed.to, &placed.item.descriptor, &placed.item.artifacts);
         }
@@ -266,7 +302,56 @@ fn push_with(
     Ok(report)
 }
 
-/// Asks for the tag of every repository's index; returns what is not proved by one, repository by repository.
+/// What is left over, as the plan of requests wants it.
+fn to_send(store: &Store, remaining: &[Vec<Placed<'_>>]) -> Result<Vec<ToSend>, BuildError> {
+    let mut all = Vec::new();
+    for placed in remaining.iter().flatten() {
+        let root = &placed.item.descriptor;
+        let (mut images, mut inner_indexes) = (Vec::new(), 0);
+        let mut waiting = vec![root.clone()];
+        // Bounded: an index does not name itself, and each is read once.
+        let mut seen = BTreeSet::new();
+        while let Some(node) = waiting.pop() {
+            if !seen.insert(node.digest) {
+                continue;
+            }
+            if node.media_type.is_index() {
+                inner_indexes += usize::from(node.digest != root.digest);
+                let index = image::read_index(store, &node.digest).map_err(BuildError::other)?;
+                waiting.extend(index.manifests);
+            } else {
+                let manifest = image::read_manifest(store, &node.digest).map_err(BuildError::other)?;
+                let layers = manifest.layers.iter();
+                images.push(ImageToSend {
+                    digest: node.digest,
+                    layers: layers.map(|layer| (layer.digest, layer.size)).collect(),
+                    config: (manifest.config.digest, manifest.config.size),
+                });
+            }
+        }
+        all.push(ToSend {
+            repository: placed.to.to_string(),
+            root: Some(root.digest),
+            is_index: root.media_type.is_index(),
+            images,
+            inner_indexes,
+            statements: placed
+                .item
+                .artifacts
+                .iter()
+                .map(|artifact| artifact.bytes.len() as u64)
+                .collect(),
+            has_tag: placed.item.tag.is_some(),
+            tag_is_free: placed.tag_is_free,
+            is_named: placed.is_named,
+            is_there: placed.is_there,
+        });
+    }
+    Ok(all)
+}
+
+/// Asks for the tag of every repository's index; returns what is not proved by one, repository by repository, and the
+/// requests that the asking took.
 fn look<'a>(
     network: &Network,
     client: &RegistryClient,
@@ -275,7 +360,7 @@ fn look<'a>(
     settings: PushSettings<'_>,
     known: &mut attached::Known,
     rows: &mut [Option<PushRow>],
-) -> Result<Vec<Vec<Placed<'a>>>, BuildError> {
+) -> Result<(Vec<Vec<Placed<'a>>>, u64), BuildError> {
     let mut groups: BTreeMap<Repository, Vec<Placed<'a>>> = BTreeMap::new();
     for item in placed {
         groups.entry(item.to.clone()).or_default().push(item);
@@ -304,6 +389,7 @@ fn look<'a>(
         },
         || {},
     ))?;
+    let looked = tags_of.values().map(|tags| tags.requests).sum();
     let mut remaining = Vec::new();
     for (to, mut group) in groups {
         // An index after its images, whatever the order that they came in.
@@ -362,7 +448,7 @@ fn look<'a>(
             remaining.push(left);
         }
     }
-    Ok(remaining)
+    Ok((remaining, looked))
 }
 
 fn survey(
@@ -371,8 +457,9 @@ fn survey(
     store: &Store,
     remaining: &[Vec<Placed<'_>>],
     rows: &mut [Option<PushRow>],
+    before: &mut Before,
 ) -> Result<(), BuildError> {
-    let mut planned = BTreeSet::new();
+    let mut planned = PlannedBlobs::new();
     for placed in remaining.iter().flatten() {
         let (descriptor, tag) = (&placed.item.descriptor, placed.item.tag.as_deref());
         let found = network
@@ -384,12 +471,15 @@ fn survey(
             up_to_date: found.manifests_missing == 0,
             tag_names: found.tag.filter(|found| *found != descriptor.digest),
             blobs_present: found.blobs_present,
-            blobs_mounted: 0,
+            blobs_mounted: found.blobs_mountable,
             blobs_sent: found.blobs_missing,
             sent_bytes: found.missing_bytes,
             manifests_sent: found.manifests_missing,
             artifacts_sent: 0,
         });
+        let has = before.has.entry(placed.to.to_string()).or_default();
+        has.extend(found.has);
+        before.elsewhere.extend(found.elsewhere);
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::network::Network;
 use crate::observe::{FileIndex, Observation, observe};
 use crate::paths::Paths;
 use crate::policy;
-use crate::push::{PushItem, PushSettings, push};
+use crate::push::{PushItem, PushReport, PushSettings, push};
 use crate::records::{self, Measurements};
 use crate::registry::descriptor;
 use crate::sizes::{self, SizeRow, Sizes};
@@ -42,6 +42,8 @@ pub struct Options {
     pub environments: Vec<String>,
     /// `REGISTRY/PREFIX` to push to.
     pub push: Option<String>,
+    /// Ask the registry what it lacks, and push nothing.
+    pub push_dry_run: bool,
     /// Whether tags that name other images are moved.
     pub move_tags: bool,
     /// Signs what is said about the images.
@@ -65,8 +67,8 @@ pub struct Report {
     pub written: Vec<PathBuf>,
     /// With `check`: committed files that are not up to date, with their differences.
     pub drift: Vec<(PathBuf, String)>,
-    /// What was pushed.
-    pub pushed: Option<aiot_oci::PushReceipt>,
+    /// What was pushed, or would be.
+    pub pushed: Option<PushReport>,
     /// The host's ONNX Runtime in the store; `None` where no model needs one.
     pub host_engine: Option<PathBuf>,
 }
@@ -284,13 +286,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
     if let Some(prefix) = &options.push {
         let network = network.ok_or_else(|| BuildError::Other("--push needs the network".to_owned()))?;
         report.pushed = Some(push_all(
-            paths,
-            network,
-            &planned,
-            &outcome,
-            prefix,
-            options.move_tags,
-            events,
+            paths, network, &planned, &outcome, prefix, options, events,
         )?);
     }
     sizes.write(&paths.sizes())?;
@@ -569,9 +565,9 @@ fn push_all(
     planned: &Planned,
     outcome: &Outcome,
     prefix: &str,
-    move_tags: bool,
+    options: &Options,
     events: Sink<'_>,
-) -> Result<aiot_oci::PushReceipt, BuildError> {
+) -> Result<PushReport, BuildError> {
     let mut items = Vec::new();
     for ((model, target), &node) in &planned.plan.images {
         let version = &planned.workspace.models[model].version;
@@ -595,11 +591,11 @@ fn push_all(
         });
     }
     let settings = PushSettings {
-        move_tags,
-        dry_run: false,
+        move_tags: options.move_tags,
+        dry_run: options.push_dry_run,
         habits: Some(&paths.registries()),
     };
-    Ok(push(network, &planned.store, prefix, &items, settings, events)?.total)
+    push(network, &planned.store, prefix, &items, settings, events)
 }
 
 /// All files below an environment's folder: every one of them is generated.

@@ -47,8 +47,8 @@ pub use layer::{
 pub use layout::{LayoutError, LayoutReport, read_layout, write_layout};
 pub use reference::{Reference, ReferenceError, Repository};
 pub use registry::{
-    Artifact, BlobDelivery, CheckedBlob, ClientOptions, Credentials, CredentialsError, PullLayers,
-    PulledImage, PushEvent, PushListener, PushOptions, PushReceipt, PushSurvey, RegistryClient,
+    Artifact, BlobDelivery, CheckedBlob, ClientOptions, Credentials, CredentialsError, Places, PlannedBlobs,
+    PullLayers, PulledImage, PushEvent, PushListener, PushOptions, PushReceipt, PushSurvey, RegistryClient,
     RegistryError, ResolvedReference, Retry, RetryPolicy,
 };
 pub use store::{Blob, BlobWriter, Store, StoreError, VerifiedReader};

@@ -11,11 +11,13 @@
 //! Must be driven by a tokio runtime with time and IO enabled. Not here: deletion.
 
 mod auth;
+mod body;
 mod check;
 mod chunks;
 mod credentials;
 mod http;
 mod pace;
+mod places;
 mod pull;
 mod push;
 mod referrers;
@@ -35,10 +37,11 @@ use crate::store::StoreError;
 
 pub use check::CheckedBlob;
 pub use credentials::{Credentials, CredentialsError};
+pub use places::Places;
 pub use pull::{PullLayers, PulledImage, ResolvedReference};
 pub use push::{BlobDelivery, PushEvent, PushListener, PushOptions, PushReceipt};
 pub use referrers::Artifact;
-pub use survey::PushSurvey;
+pub use survey::{PlannedBlobs, PushSurvey};
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -254,6 +257,8 @@ struct Inner {
     sessions: Mutex<auth::Sessions>,
     /// Registry and digest → repositories that have the blob.
     known_blobs: Mutex<BTreeMap<(String, Digest), BTreeSet<String>>>,
+    /// Registry and digest → a repository that had the blob when an earlier client looked.
+    hinted_places: Mutex<BTreeMap<(String, Digest), String>>,
     /// Repository and digest of manifests and indexes that are there.
     known_manifests: Mutex<BTreeSet<(Repository, Digest)>>,
     /// Registry and digest → held by whoever sends the blob.
@@ -288,6 +293,7 @@ impl RegistryClient {
                 signing_in: tokio::sync::Mutex::new(()),
                 sessions: Mutex::default(),
                 known_blobs: Mutex::default(),
+                hinted_places: Mutex::default(),
                 known_manifests: Mutex::default(),
                 turns: Mutex::default(),
             }),

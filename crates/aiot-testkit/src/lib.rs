@@ -7,10 +7,12 @@
 //! | [`edge`] | mosquitto, the workload API and the hub around a module |
 //! | [`emulation`] | emulators for containers |
 //! | [`python`] | packages of Python, as clients and checkers |
+//! | [`bad_link`] | a link to a registry on which requests fail |
 //! | [`registry`] | a real registry on this machine |
 //! | [`tools`] | other programs: run, or skipped loudly |
 //! | [`generate`] | workspaces with hundreds of models |
 
+pub mod bad_link;
 pub mod device;
 pub mod edge;
 pub mod emulation;

@@ -3,7 +3,9 @@
 //! Times of one machine say little about another, ratios do. Where two things are compared they take turns, so that
 //! a busy machine slows both. Everything happens in temporary folders; the workspace is only read.
 
+mod bad_link;
 mod bake;
+mod curl;
 mod fleet;
 mod floor;
 mod hub;
@@ -59,6 +61,9 @@ pub struct Arguments {
     /// Times that each figure is taken; the median counts
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=101))]
     runs: u16,
+    /// With `push`: over a link with 200 ms latency on which 30 % of the requests fail, each run with another seed
+    #[arg(long)]
+    bad_link: bool,
     /// An ONNX file for `quantize`
     #[arg(long, value_name = "FILE", requires = "calibration")]
     model: Option<std::path::PathBuf>,
@@ -87,6 +92,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
     for what in wanted {
         rows.extend(match what {
             What::Bake => bake::run(runs)?,
+            What::Push if arguments.bad_link => bad_link::run(runs)?,
             What::Push => push::run(runs)?,
             What::Fleet => fleet::run(arguments.models.into(), runs)?,
             What::Plan => plan::run(paths, arguments.models.into(), arguments.targets.into(), runs)?,

@@ -48,7 +48,12 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         Format::Text => print(&report, arguments.dry_run),
         Format::Json => println!(
             "{:#}",
-            serde_json::json!({ "schema": 1, "dry-run": arguments.dry_run, "images": report.rows })
+            serde_json::json!({
+                "schema": 1,
+                "dry-run": arguments.dry_run,
+                "images": report.rows,
+                "requests": report.requests,
+            })
         ),
     }
     let moved = |row: &&aiot_build::push::PushRow| row.tag_names.is_some() && !arguments.move_tags;
@@ -114,4 +119,7 @@ fn print(report: &PushReport, dry_run: bool) {
         sum(|row| row.blobs_sent as u64),
         sum(|row| row.manifests_sent as u64)
     );
+    if let Some(requests) = report.requests.filter(|_| dry_run) {
+        println!("needs {requests}");
+    }
 }

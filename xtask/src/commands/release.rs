@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aiot_build::BuildError;
 use aiot_build::paths::Paths;
+use aiot_build::push::{PushReport, PushRow};
 use aiot_build::release::{Options, Report, release};
 use aiot_build::sizes::SizeRow;
 
@@ -28,6 +29,9 @@ pub struct Arguments {
     /// Push images to this registry, for example localhost:5000/aiot
     #[arg(long, value_name = "REGISTRY/PREFIX")]
     push: Option<String>,
+    /// With --push: release, but only ask the registry what it lacks, and count the requests that pushing takes
+    #[arg(long, requires = "push")]
+    dry_run: bool,
     /// Move tags that name other images
     #[arg(long, requires = "push")]
     move_tags: bool,
@@ -49,6 +53,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         check: arguments.check,
         environments: arguments.environment.clone(),
         push: arguments.push.clone(),
+        push_dry_run: arguments.dry_run,
         move_tags: arguments.move_tags,
         signer: aiot_build::supply::signer(arguments.sign_key.as_deref())?,
         jobs: super::jobs(arguments.jobs),
@@ -77,6 +82,7 @@ fn json(report: &Report) -> serde_json::Value {
         "schema": 1,
         "images": report.rows,
         "sizes": report.sizes,
+        "push-requests": report.pushed.as_ref().and_then(|pushed| pushed.requests),
         "actions": report.total,
         "ran": report.ran,
         "written": report.written,
@@ -137,6 +143,20 @@ fn sizes(rows: &[SizeRow]) -> String {
     table(&header, &rows)
 }
 
+fn print_push(pushed: &PushReport, to: &str, dry_run: bool) {
+    let sum = |value: fn(&PushRow) -> u64| pushed.rows.iter().map(value).sum::<u64>();
+    println!(
+        "{} {to}: {} blobs sent ({}), {} there already",
+        if dry_run { "would push to" } else { "pushed" },
+        sum(|row| row.blobs_sent as u64),
+        bytes(sum(|row| row.sent_bytes)),
+        sum(|row| (row.blobs_present + row.blobs_mounted) as u64)
+    );
+    if let Some(requests) = pushed.requests.filter(|_| dry_run) {
+        println!("needs {requests}");
+    }
+}
+
 fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
     let rows: Vec<Vec<String>> = report
         .rows
@@ -185,14 +205,8 @@ fn print(paths: &Paths, report: &Report, arguments: &Arguments) {
     for path in &report.written {
         println!("wrote {}", path.display());
     }
-    if let Some(pushed) = &report.pushed {
-        println!(
-            "pushed {}: {} blobs sent ({}), {} there already",
-            arguments.push.as_deref().unwrap_or_default(),
-            pushed.blobs_uploaded,
-            bytes(pushed.uploaded_bytes),
-            pushed.blobs_present + pushed.blobs_mounted
-        );
+    if let (Some(pushed), Some(to)) = (&report.pushed, &arguments.push) {
+        print_push(pushed, to, arguments.dry_run);
     }
     if !arguments.check {
         let images = paths.images();

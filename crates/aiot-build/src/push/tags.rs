@@ -11,6 +11,8 @@ pub(super) struct Tags {
     pub indexes: BTreeMap<String, Option<Digest>>,
     /// All tags, where it was asked and lists them.
     all: Option<BTreeSet<String>>,
+    /// Requests that the asking took.
+    pub requests: u64,
 }
 
 impl Tags {
@@ -33,10 +35,12 @@ pub(super) async fn ask(
 ) -> Result<Tags, RegistryError> {
     let mut tags = Tags::default();
     for tag in indexes {
+        tags.requests += 1;
         let found = client.tag_digest(to, &tag).await?;
         tags.indexes.insert(tag, found);
     }
     if images > 1 && tags.indexes.values().any(Option::is_none) {
+        tags.requests += 1;
         tags.all = client.tags(to).await?;
     }
     Ok(tags)

@@ -1,10 +1,14 @@
 //! A blob in pieces, for registries that refuse it whole and for links that break: each piece is acknowledged, and
 //! after a break the upload goes on from the byte that the registry says it has.
 //!
+//! Not every registry keeps what it got when a connection breaks: Debian's `docker-registry` throws the whole upload
+//! away. Where pieces are only meant to make the best of a bad link, a first small one finds that out.
+//!
 //! An acknowledged piece counts as there, whatever `Range` its answer names: one large registry leaves that at the
 //! first piece. Only after a break, or when a piece is refused as out of order (416), the registry is asked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::header::{CONTENT_RANGE, HeaderName, RANGE};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -20,6 +24,28 @@ use crate::store::Store;
 pub(super) const CHUNK_BYTES: u64 = 4 << 20;
 /// Pieces do not get smaller than this, and larger ones are halved down to it when they are refused.
 const MIN_CHUNK_BYTES: u64 = 16 << 10;
+/// The length of the first piece when it is not known whether an upload goes on after a break.
+const PROBE_BYTES: u64 = 128 << 10;
+
+/// How pieces are to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pieces {
+    /// The length of all but the last.
+    pub chunk_bytes: u64,
+    /// The least length that the registry takes.
+    pub least_bytes: u64,
+    /// Whether the registry wants pieces; otherwise they are of use only if it goes on after a break.
+    pub are_wanted: bool,
+}
+
+/// How an upload in pieces ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PiecesEnd {
+    /// The registry has the blob.
+    Whole,
+    /// The registry does not go on after a break: the session is lost, and pieces are of no use.
+    CannotResume,
+}
 
 /// The header with which a registry asks for pieces of a least length.
 pub(super) const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
@@ -47,7 +73,8 @@ impl RegistryClient {
         Some(next)
     }
 
-    /// Sends a blob into an open session, piece by piece.
+    /// Sends a blob into an open session, piece by piece. Pieces that the registry does not want end when it turns out
+    /// that it loses an upload whose connection breaks.
     ///
     /// # Errors
     /// Of the last try of a piece. One that says [`Retry::Later`] means that the session is lost and that a new one
@@ -58,27 +85,46 @@ impl RegistryClient {
         access: &Access,
         blob: &Descriptor,
         mut url: Url,
-        chunk_bytes: u64,
+        pieces: Pieces,
         options: &PushOptions,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<PiecesEnd, RegistryError> {
+        let registry = access.repository.registry();
+        let chunk_bytes = pieces.chunk_bytes.max(pieces.least_bytes);
+        let mut is_probe = !pieces.are_wanted && self.resumes(registry).is_none();
         let mut offset = 0;
         let mut backoff = Backoff::new(self.inner.options.retry);
         // The furthest byte that was acknowledged: only going beyond it counts as progress.
         let mut furthest = 0;
         let mut out_of_order = false;
         while offset < blob.size {
-            let end = blob.size.min(offset + chunk_bytes);
-            let request = chunk_request(store, blob, url.clone(), offset..end, options);
+            let length = match is_probe {
+                true => PROBE_BYTES.max(pieces.least_bytes),
+                false => chunk_bytes,
+            };
+            let end = blob.size.min(offset + length);
+            let pause = self.pause_for_refusal(registry, end - offset);
+            let request = chunk_request(store, blob, url.clone(), offset..end, pause, options);
             let broken = match self.exchange(access, &request).await {
                 Ok(response) => match response.status() {
                     StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::NO_CONTENT => {
-                        url = self.upload_location(access, &request, &response)?;
+                        let next = self.upload_location(access, &request, &response)?;
                         offset = end;
                         out_of_order = false;
                         if offset > furthest {
                             furthest = offset;
                             backoff = Backoff::new(self.inner.options.retry);
                         }
+                        if is_probe {
+                            // As after a lost answer: what does the address say that was valid before the piece?
+                            is_probe = false;
+                            let found = self.progress(access, &url, blob.size).await?;
+                            let resumes = matches!(found, Some((_, has)) if has == end);
+                            self.remember_resuming(registry, resumes);
+                            if !resumes {
+                                return Ok(PiecesEnd::CannotResume);
+                            }
+                        }
+                        url = next;
                         continue;
                     }
                     StatusCode::RANGE_NOT_SATISFIABLE if !out_of_order => {
@@ -98,10 +144,15 @@ impl RegistryClient {
             }
             (url, offset) = match self.progress(access, &url, blob.size).await? {
                 Some((next, has)) => (next.unwrap_or(url), has),
-                None => return Err(later(broken)),
+                None if pieces.are_wanted => return Err(later(broken)),
+                None => {
+                    self.remember_resuming(registry, false);
+                    return Ok(PiecesEnd::CannotResume);
+                }
             };
         }
-        self.close(access, blob, url).await
+        self.close(access, blob, url).await?;
+        Ok(PiecesEnd::Whole)
     }
 
     /// Where to go on and from which byte; `None` when the session is gone.
@@ -151,6 +202,7 @@ fn chunk_request(
     blob: &Descriptor,
     url: Url,
     range: std::ops::Range<u64>,
+    pause: Duration,
     options: &PushOptions,
 ) -> Request {
     let mut request = Request::new(Method::PATCH, url);
@@ -170,6 +222,7 @@ fn chunk_request(
         start: range.start,
         size: range.end - range.start,
         on_sent: SentCallback(Arc::new(on_sent)),
+        pause,
     };
     request
 }

@@ -2,26 +2,23 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, Response, StatusCode, Url};
-use tokio::io::{AsyncRead, AsyncSeekExt, ReadBuf};
 
 use super::auth::Access;
+use super::body::FileBody;
 use super::{RegistryClient, RegistryError, Retry, RetryPolicy};
 use crate::reference::Repository;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_REDIRECTS: usize = 5;
-const UPLOAD_CHUNK_BYTES: u64 = 256 << 10;
 const MAX_ERROR_BODY_BYTES: usize = 64 << 10;
 const MAX_SHOWN_MESSAGE_BYTES: usize = 500;
 
@@ -51,6 +48,8 @@ pub(super) enum Body {
         start: u64,
         size: u64,
         on_sent: SentCallback,
+        /// How long to wait after the first bytes for a refusal.
+        pause: Duration,
     },
 }
 
@@ -165,11 +164,28 @@ impl RegistryClient {
             if is_registry {
                 self.hold_back(access.repository.registry()).await;
             }
-            let response = self.send_once(request, authorization.as_ref()).await?;
+            let start = Instant::now();
+            let response = match self.send_once(request, authorization.as_ref()).await {
+                Ok(response) => {
+                    if is_registry && matches!(request.body, Body::None) {
+                        self.answered_after(access.repository.registry(), start.elapsed());
+                    }
+                    response
+                }
+                Err(error) => {
+                    if is_registry && error.retry() != Retry::Never {
+                        self.link_broke(access.repository.registry());
+                    }
+                    return Err(error);
+                }
+            };
             if response.status() != StatusCode::UNAUTHORIZED {
                 let retry = retry_of(&response);
                 if retry == Retry::Never {
                     return Ok(response);
+                }
+                if is_registry {
+                    self.refused_for_now(access.repository.registry());
                 }
                 if matches!(
                     response.status(),
@@ -204,6 +220,7 @@ impl RegistryClient {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, RegistryError> {
         let sent = Arc::new(AtomicU64::new(0));
+        let mut stop = None;
         let mut builder = self
             .http(request.url.scheme())?
             .request(request.method.clone(), request.url.clone());
@@ -231,29 +248,22 @@ impl RegistryClient {
                 start,
                 size,
                 on_sent,
+                pause,
             } => {
-                let mut file = tokio::fs::File::open(path)
-                    .await
-                    .map_err(crate::store::io_error("open", path))?;
-                if *start > 0 {
-                    let from = std::io::SeekFrom::Start(*start);
-                    file.seek(from)
-                        .await
-                        .map_err(crate::store::io_error("read", path))?;
-                }
-                let (sent, on_sent) = (sent.clone(), on_sent.clone());
-                builder.body(reqwest::Body::wrap(FileBody {
-                    file,
-                    left: *size,
-                    size: *size,
-                    buffer: Vec::new(),
-                    sent,
-                    on_sent,
-                }))
+                let body = FileBody::open(path, *start, *size, sent.clone(), on_sent.clone())?
+                    .pause_after_first(*pause);
+                stop = Some(body.stop_on_drop());
+                builder.body(reqwest::Body::wrap(body))
             }
         };
         match self.until_idle(&sent, builder.send()).await {
-            Some(Ok(response)) => Ok(response),
+            Some(Ok(mut response)) => {
+                // Who refuses a blob before its end gets no more of it than until the refusal is read.
+                if let Some(stop) = stop {
+                    response.extensions_mut().insert(stop);
+                }
+                Ok(response)
+            }
             Some(Err(error)) => Err(transport_error(request, error)),
             None => Err(self.idle_error(request)),
         }
@@ -490,54 +500,6 @@ impl Backoff {
             Retry::After(asked) => asked.min(self.policy.longest_pause).max(own),
             _ => own,
         }
-    }
-}
-
-/// A file as a request body of known length.
-struct FileBody {
-    file: tokio::fs::File,
-    left: u64,
-    size: u64,
-    buffer: Vec<u8>,
-    sent: Arc<AtomicU64>,
-    on_sent: SentCallback,
-}
-
-impl http_body::Body for FileBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
-        let body = self.get_mut();
-        if body.left == 0 {
-            return Poll::Ready(None);
-        }
-        body.buffer.resize(body.left.min(UPLOAD_CHUNK_BYTES) as usize, 0);
-        let mut buffer = ReadBuf::new(&mut body.buffer);
-        if let Err(error) = ready!(Pin::new(&mut body.file).poll_read(context, &mut buffer)) {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let length = buffer.filled().len();
-        if length == 0 {
-            return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
-        }
-        let mut chunk = std::mem::take(&mut body.buffer);
-        chunk.truncate(length);
-        body.left -= length as u64;
-        body.sent.store(body.size - body.left, Ordering::Relaxed);
-        (body.on_sent.0)(body.size - body.left);
-        Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from(chunk)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        http_body::SizeHint::with_exact(self.left)
     }
 }
 

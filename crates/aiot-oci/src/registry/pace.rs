@@ -1,5 +1,6 @@
 //! How fast a registry wants to be asked: a refusal for being too fast (429, or GHCR's 403 with a pause) halves the
-//! uploads at the same time and holds every request back for the pause that it names; successes bring them back.
+//! uploads at the same time and holds every request back for the pause that it names; successes bring them back. And
+//! how good the link is: where it breaks, large blobs go in pieces to registries that go on after a break.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,6 +9,12 @@ use super::{RegistryClient, Retry, lock};
 
 /// Uploads in a row that must succeed before one more runs at the same time.
 const SUCCESSES_PER_STEP: u32 = 8;
+/// Breaks that are remembered: as many uploads make up for them.
+const MAX_BREAKS: u32 = 8;
+/// Smaller bodies are sent as a whole: waiting takes longer than sending them again.
+const PAUSED_FROM_BYTES: u64 = 1 << 20;
+/// The longest wait for a refusal.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is known of one registry.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +23,14 @@ struct Pace {
     uploads: Option<usize>,
     successes: u32,
     not_before: Option<Instant>,
+    /// Connections that broke and were not made up for by uploads that succeeded.
+    breaks: u32,
+    /// The same of requests that it refused for now.
+    refusals: u32,
+    /// Time from a request without a body to its answer, the last that was taken.
+    round_trip: Duration,
+    /// Whether an upload goes on after a break, as far as it was tried.
+    resumes: Option<bool>,
 }
 
 /// Registry → its pace.
@@ -28,6 +43,10 @@ impl Paces {
             uploads: None,
             successes: 0,
             not_before: None,
+            breaks: 0,
+            refusals: 0,
+            round_trip: Duration::ZERO,
+            resumes: None,
         })
     }
 
@@ -48,6 +67,8 @@ impl Paces {
     fn succeeded(&mut self, registry: &str) {
         let pace = self.of(registry);
         pace.successes += 1;
+        pace.breaks = pace.breaks.saturating_sub(1);
+        pace.refusals = pace.refusals.saturating_sub(1);
         if pace.successes >= SUCCESSES_PER_STEP {
             pace.successes = 0;
             pace.uploads = pace.uploads.map(|uploads| uploads + 1);
@@ -68,6 +89,47 @@ impl RegistryClient {
         };
         let until = Some(Instant::now() + pause);
         lock(&self.inner.paces).refused(registry, super::push::DEFAULT_UPLOADS, until);
+    }
+
+    /// A connection broke, or nothing moved on it.
+    pub(super) fn link_broke(&self, registry: &str) {
+        let mut paces = lock(&self.inner.paces);
+        let pace = paces.of(registry);
+        pace.breaks = (pace.breaks + 1).min(MAX_BREAKS);
+    }
+
+    pub(super) fn refused_for_now(&self, registry: &str) {
+        let mut paces = lock(&self.inner.paces);
+        let pace = paces.of(registry);
+        pace.refusals = (pace.refusals + 1).min(MAX_BREAKS);
+    }
+
+    pub(super) fn answered_after(&self, registry: &str, round_trip: Duration) {
+        lock(&self.inner.paces).of(registry).round_trip = round_trip;
+    }
+
+    /// How long to wait for a refusal before more than the first bytes of a body are sent: not at all where all goes
+    /// well, and a little more than an answer takes where it does not.
+    pub(super) fn pause_for_refusal(&self, registry: &str, size_bytes: u64) -> Duration {
+        let pace = *lock(&self.inner.paces).of(registry);
+        if size_bytes < PAUSED_FROM_BYTES || pace.breaks + pace.refusals == 0 {
+            return Duration::ZERO;
+        }
+        pace.round_trip.mul_f64(1.25).min(LONGEST_PAUSE)
+    }
+
+    /// Whether connections have broken lately.
+    pub(super) fn link_is_bad(&self, registry: &str) -> bool {
+        lock(&self.inner.paces).of(registry).breaks > 0
+    }
+
+    /// Whether the registry goes on with an upload after a break; `None` = not tried yet.
+    pub(super) fn resumes(&self, registry: &str) -> Option<bool> {
+        lock(&self.inner.paces).of(registry).resumes
+    }
+
+    pub(super) fn remember_resuming(&self, registry: &str, resumes: bool) {
+        lock(&self.inner.paces).of(registry).resumes = Some(resumes);
     }
 
     pub(super) fn upload_succeeded(&self, registry: &str) {

@@ -404,9 +404,16 @@ impl RegistryClient {
         if having.contains(access.repository.name()) {
             return Ok(BlobDelivery::Present);
         }
+        // What an earlier client found may be gone, or nothing new about this repository.
+        let is_sure = !having.is_empty();
+        let from = having
+            .into_iter()
+            .next()
+            .or_else(|| self.hinted_place(&access.repository, &blob.digest))
+            .filter(|from| from != access.repository.name());
         let mut session = None;
-        let how = match having.first() {
-            Some(from) => match self.mount(access, blob, from).await? {
+        let how = match from {
+            Some(from) => match self.mount(access, blob, &from).await? {
                 Mount::Done => Some(BlobDelivery::Mounted),
                 Mount::Session(url) => {
                     session = Some(url);
@@ -418,7 +425,9 @@ impl RegistryClient {
         };
         let how = match how {
             Some(how) => how,
-            None if ask && session.is_none() && self.has_blob(access, blob).await? => BlobDelivery::Present,
+            None if ask && (session.is_none() || !is_sure) && self.has_blob(access, blob).await? => {
+                BlobDelivery::Present
+            }
             None => {
                 self.upload(store, access, blob, session, options).await?;
                 BlobDelivery::Uploaded

@@ -1,6 +1,6 @@
 //! What a push would do, asked without sending anything: `--dry-run`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aiot_package::Digest;
 use reqwest::header::LINK;
@@ -19,15 +19,24 @@ use crate::store::Store;
 pub struct PushSurvey {
     /// What the tag names now.
     pub tag: Option<Digest>,
-    /// Blobs that are there, in this repository or planned for another one of the same run and mounted from there.
+    /// Blobs that are there, in this repository.
     pub blobs_present: usize,
+    /// Blobs that another repository of the registry has, or gets before, and that are taken over from there.
+    pub blobs_mountable: usize,
     /// Blobs that would be sent.
     pub blobs_missing: usize,
     /// Their bytes.
     pub missing_bytes: u64,
     /// Manifests and indexes that would be sent, the tag included.
     pub manifests_missing: usize,
+    /// What the repository has, of blobs and manifests that were asked for.
+    pub has: BTreeSet<Digest>,
+    /// Blobs that another repository has.
+    pub elsewhere: BTreeSet<Digest>,
 }
+
+/// Blob → repositories that get it, of pushes that are planned.
+pub type PlannedBlobs = BTreeMap<Digest, BTreeSet<Repository>>;
 
 /// The longest list of tags that is read.
 const MAX_TAG_LIST_BYTES: usize = 4 << 20;
@@ -60,7 +69,7 @@ impl RegistryClient {
     }
 
     /// Asks what a push of `root` would send. `planned`: blobs that other pushes of the same run send to this registry
-    /// before; those of this one are added.
+    /// before; those of this one are added. No blob is asked for twice.
     ///
     /// # Errors
     /// As [`RegistryClient::push`], but a tag that names another image is reported and no error.
@@ -70,7 +79,7 @@ impl RegistryClient {
         root: &Descriptor,
         to: &Repository,
         tag: Option<&str>,
-        planned: &mut BTreeSet<Digest>,
+        planned: &mut PlannedBlobs,
     ) -> Result<PushSurvey, RegistryError> {
         let access = Access::pull(to);
         let mut survey = PushSurvey::default();
@@ -82,6 +91,7 @@ impl RegistryClient {
             survey.manifests_missing += 1;
         }
         if self.manifest_digest(&access, &root.digest.to_string()).await? == Some(root.digest) {
+            survey.has.insert(root.digest);
             return Ok(survey);
         }
         survey.manifests_missing += usize::from(tag.is_none());
@@ -92,6 +102,7 @@ impl RegistryClient {
             let digest = image.descriptor.digest;
             if digest != root.digest {
                 if self.manifest_digest(&access, &digest.to_string()).await? == Some(digest) {
+                    survey.has.insert(digest);
                     continue;
                 }
                 survey.manifests_missing += 1;
@@ -101,13 +112,21 @@ impl RegistryClient {
         }
         for (digest, size) in blobs {
             let blob = Descriptor::new(crate::document::MediaType::Other(String::new()), digest, size);
-            if planned.contains(&digest) || self.has_blob(&access, &blob).await? {
+            let getting = planned.entry(digest).or_default();
+            if !getting.is_empty() {
+                survey.blobs_present += usize::from(getting.contains(to));
+                survey.blobs_mountable += usize::from(!getting.contains(to));
+            } else if self.has_blob(&access, &blob).await? {
                 survey.blobs_present += 1;
+                survey.has.insert(digest);
+            } else if self.is_at_hinted_place(to, &blob).await {
+                survey.blobs_mountable += 1;
+                survey.elsewhere.insert(digest);
             } else {
                 survey.blobs_missing += 1;
                 survey.missing_bytes += size;
             }
-            planned.insert(digest);
+            getting.insert(to.clone());
         }
         Ok(survey)
     }

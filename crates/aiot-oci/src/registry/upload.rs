@@ -7,12 +7,15 @@ use reqwest::header::LOCATION;
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::auth::Access;
-use super::chunks::{CHUNK_BYTES, CHUNK_MIN_LENGTH, later};
+use super::chunks::{CHUNK_BYTES, CHUNK_MIN_LENGTH, Pieces, PiecesEnd, later};
 use super::http::{Backoff, Body, Request, SentCallback};
 use super::push::{PushEvent, PushOptions};
 use super::{RegistryClient, RegistryError, Retry};
 use crate::document::Descriptor;
 use crate::store::Store;
+
+/// Breaks of one whole blob after which pieces are tried in turn also where they are of no use after a break.
+const BREAKS_OF_WHOLE: u32 = 4;
 
 /// How an offer to take a blob over from another repository ended.
 pub(super) enum Mount {
@@ -78,20 +81,45 @@ impl RegistryClient {
         // Whether pieces are what the registry wants, and not only what a bad link makes better.
         let mut wanted = false;
         let (mut breaks, mut lost_sessions) = (0, 0);
+        let registry = access.repository.registry();
         loop {
-            let (url, least) = match session.take() {
+            let (url, least_bytes) = match session.take() {
                 Some(url) => (url, 0),
                 None => self.start_upload(access).await?,
             };
-            let result = match chunk_bytes {
-                Some(chunk) => {
-                    let chunk = chunk.max(least);
-                    self.put_chunks(store, access, blob, url, chunk, options).await
+            let are_wanted = chunk_bytes.is_some();
+            // On a bad link: so that a break costs a piece. Where a break costs the upload, the fewer requests the
+            // better; but a registry may be one that hangs up on whole blobs.
+            let of_use = match self.resumes(registry) {
+                Some(false) => breaks >= BREAKS_OF_WHOLE && breaks % 2 == 0,
+                _ => breaks > 0 || self.link_is_bad(registry),
+            };
+            let unasked = (of_use && !are_wanted && blob.size > CHUNK_BYTES).then_some(CHUNK_BYTES);
+            let result = match chunk_bytes.or(unasked) {
+                Some(chunk_bytes) => {
+                    let pieces = Pieces {
+                        chunk_bytes,
+                        least_bytes,
+                        are_wanted,
+                    };
+                    self.put_chunks(store, access, blob, url, pieces, options).await
                 }
-                None => self.put_blob(store, access, blob, url, options).await,
+                None => {
+                    let sent = self.put_blob(store, access, blob, url, options).await;
+                    sent.map(|()| PiecesEnd::Whole)
+                }
             };
             match result {
-                Ok(()) => {
+                Ok(PiecesEnd::CannotResume) => breaks += u32::from(breaks >= BREAKS_OF_WHOLE),
+                // Some know no pieces at all.
+                Err(RegistryError::Status {
+                    status: 400 | 404 | 405 | 416 | 501,
+                    ..
+                }) if unasked.is_some() => {
+                    self.remember_resuming(registry, false);
+                    breaks += u32::from(breaks >= BREAKS_OF_WHOLE);
+                }
+                Ok(PiecesEnd::Whole) => {
                     if let Some(chunk) = chunk_bytes.filter(|chunk| wanted && known != Some(*chunk)) {
                         self.remember_chunk(access, chunk);
                     }
@@ -121,10 +149,8 @@ impl RegistryClient {
                         RegistryError::Transport { .. } | RegistryError::Idle { .. } => breaks += 1,
                         _ => {}
                     }
-                    // Some refuse a whole blob by losing its session, or by hanging up.
-                    if chunk_bytes.is_none()
-                        && (lost_sessions >= 2 || (breaks >= 2 && blob.size > CHUNK_BYTES))
-                    {
+                    // Some refuse a whole blob by losing its session.
+                    if chunk_bytes.is_none() && lost_sessions >= 2 {
                         chunk_bytes = Some(CHUNK_BYTES);
                         wanted = breaks == 0;
                     }
@@ -184,6 +210,7 @@ impl RegistryClient {
             start: 0,
             size: size_bytes,
             on_sent: SentCallback(Arc::new(on_sent)),
+            pause: self.pause_for_refusal(access.repository.registry(), size_bytes),
         };
         let response = self.exchange(access, &request).await?;
         match response.status() {

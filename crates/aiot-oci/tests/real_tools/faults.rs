@@ -19,6 +19,8 @@ use crate::support::{Registry, Workplace, block_on, client, have};
 pub enum Fault {
     /// Nothing: it goes to the registry.
     Pass,
+    /// The same, and these lines are added to the head of the registry's answer.
+    PassWith(String),
     /// Answers with this instead of the registry.
     Answer(String),
     /// Ends the connection after this many bytes of the request's body.
@@ -38,6 +40,8 @@ pub struct Head {
     pub method: String,
     pub path: String,
     pub headers: BTreeMap<String, String>,
+    /// Of a manifest that is put; other bodies are not held.
+    pub body: Vec<u8>,
 }
 
 pub type Rule = Box<dyn FnMut(&Head) -> Fault + Send>;
@@ -75,6 +79,7 @@ fn serve(client: TcpStream, upstream: &str, rule: &Mutex<Rule>) -> std::io::Resu
         method: words.next().unwrap_or_default().to_owned(),
         path: words.next().unwrap_or_default().to_owned(),
         headers: BTreeMap::new(),
+        body: Vec::new(),
     };
     loop {
         let mut line = String::new();
@@ -84,11 +89,15 @@ fn serve(client: TcpStream, upstream: &str, rule: &Mutex<Rule>) -> std::io::Resu
         };
         head.headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
-    let length: u64 = head
+    let mut length: u64 = head
         .headers
         .get("content-length")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
+    if head.method == "PUT" && head.path.contains("/manifests/") {
+        reader.by_ref().take(length).read_to_end(&mut head.body)?;
+        length = 0;
+    }
     let fault = (rule.lock().unwrap())(&head);
     match &fault {
         Fault::Answer(text) => {
@@ -125,10 +134,12 @@ fn serve(client: TcpStream, upstream: &str, rule: &Mutex<Rule>) -> std::io::Resu
     let passed = if let Fault::CutRequest(bytes) = fault {
         bytes.min(length)
     } else {
+        server.write_all(&head.body)?;
         length
     };
-    std::io::copy(&mut reader.by_ref().take(passed), &mut server)?;
-    if let Fault::CutRequest(_) = fault {
+    let came = std::io::copy(&mut reader.by_ref().take(passed), &mut server)?;
+    // Or the client is gone.
+    if matches!(fault, Fault::CutRequest(_)) || came < passed {
         return client.shutdown(Shutdown::Both);
     }
     let mut reply = Vec::new();
@@ -136,6 +147,10 @@ fn serve(client: TcpStream, upstream: &str, rule: &Mutex<Rule>) -> std::io::Resu
     match fault {
         Fault::LoseAnswer => {}
         Fault::CutAnswer(bytes) => client.write_all(&reply[..bytes.min(reply.len())])?,
+        Fault::PassWith(lines) => {
+            let head = reply.windows(2).position(|pair| pair == b"\r\n").unwrap() + 2;
+            client.write_all(&[&reply[..head], lines.as_bytes(), &reply[head..]].concat())?;
+        }
         _ => client.write_all(&reply)?,
     }
     client.shutdown(Shutdown::Both)

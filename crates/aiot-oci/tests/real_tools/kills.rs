@@ -1,8 +1,11 @@
 //! Bakes and pushes that end at any moment, as by kill -9: the next one finishes them, and nothing half is trusted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aiot_oci::{
@@ -11,6 +14,7 @@ use aiot_oci::{
 };
 
 use crate::chunks::is_whole;
+use crate::faults::{Fault, Rule, proxy};
 use crate::support::{Registry, Workplace, block_on, client, have, image};
 
 /// How often each test kills.
@@ -62,15 +66,18 @@ fn child_that_pushes() {
     let Ok(job) = std::env::var("AIOT_TEST_JOB") else {
         return;
     };
-    let (store, rest) = job.split_once('|').unwrap();
-    let (digest, repository) = rest.split_once('|').unwrap();
+    let parts: Vec<&str> = job.split('|').collect();
+    let [store, digest, repository, piece_bytes] = parts[..] else {
+        panic!("{job}");
+    };
     let store = Store::create(Path::new(store)).unwrap();
     let digest = digest.parse().unwrap();
     let size = std::fs::metadata(store.path(&digest)).unwrap().len();
     let index = Descriptor::new(MediaType::ImageIndex, digest, size);
     let repository: Repository = repository.parse().unwrap();
     let client = RegistryClient::new(ClientOptions {
-        chunk_bytes: BTreeMap::from([(repository.registry().to_owned(), 64 << 10)]),
+        // 0: whole blobs.
+        chunk_bytes: BTreeMap::from([(repository.registry().to_owned(), piece_bytes.parse().unwrap())]),
         ..ClientOptions::default()
     });
     block_on(client.push(&store, &index, &repository, Some("1"), &PushOptions::default())).unwrap();
@@ -90,7 +97,7 @@ fn a_killed_push_goes_on() {
         let store = place.store.root().display();
         child(
             "child_that_pushes",
-            &format!("{store}|{}|{}", index.digest, repository()),
+            &format!("{store}|{}|{}|{}", index.digest, repository(), 64 << 10),
         )
     };
     let duration = duration_of(start());
@@ -108,6 +115,95 @@ fn a_killed_push_goes_on() {
     let (to, options) = (repository(), PushOptions::default());
     let again = block_on(client().push(&place.store, &index, &to, Some("1"), &options));
     assert_eq!(again.unwrap(), PushReceipt::default());
+}
+
+/// What a proxy saw of one repository's uploads.
+#[derive(Default)]
+struct Seen {
+    /// Blobs that the registry had when a client asked for them.
+    known: BTreeSet<String>,
+    /// Blobs that were sent although a client had been told that they are there.
+    repeated: Vec<String>,
+    /// Bytes of all uploads that began.
+    begun_bytes: u64,
+}
+
+#[test]
+fn after_a_kill_only_what_is_missing_is_sent() {
+    if !have(&["docker-registry"]) {
+        return;
+    }
+    let place = Workplace::new();
+    let registry = Registry::start(place.path(), "");
+    let (index, ..) = place.index();
+    let seen: Arc<Mutex<BTreeMap<String, Seen>>> = Arc::default();
+    let (watching, upstream) = (Arc::clone(&seen), registry.address.clone());
+    let rule: Rule = Box::new(move |head| {
+        let Some((repository, _)) = head.path.split_once("/blobs/") else {
+            return Fault::Pass;
+        };
+        let mut watching = watching.lock().unwrap();
+        let seen = watching.entry(repository.to_owned()).or_default();
+        if head.method == "HEAD" {
+            let digest = head.path.rsplit('/').next().unwrap();
+            if is_there(&upstream, &head.path) {
+                seen.known.insert(digest.to_owned());
+            }
+        } else if let Some((_, digest)) = head.path.split_once("digest=") {
+            let digest = digest.replace("%3A", ":");
+            seen.begun_bytes += head.headers["content-length"].parse::<u64>().unwrap();
+            if seen.known.contains(&digest) {
+                seen.repeated.push(digest);
+            }
+        }
+        Fault::Pass
+    });
+    let gate = proxy(&registry.address, rule);
+    let number = std::cell::Cell::new(0);
+    let start = || {
+        let (store, to) = (place.store.root().display(), format!("{gate}/k{}", number.get()));
+        child("child_that_pushes", &format!("{store}|{}|{to}|0", index.digest))
+    };
+    let duration = duration_of(start());
+    let sent = |number: u32| seen.lock().unwrap()[&format!("/v2/k{number}")].begun_bytes;
+    let image_bytes = sent(0);
+    number.set(1);
+    kill_often(duration, start, |_| {
+        let reference: Reference = format!("{}/k{}:1", registry.address, number.get())
+            .parse()
+            .unwrap();
+        if block_on(client().resolve(&reference)).is_ok() {
+            number.set(number.get() + 1);
+        }
+    });
+    assert!(start().wait().unwrap().success());
+    is_whole(
+        &place,
+        &registry.repository(&format!("k{}", number.get())),
+        &index.digest,
+    );
+    let seen = seen.lock().unwrap();
+    for (repository, seen) in seen.iter() {
+        assert!(seen.repeated.is_empty(), "{repository}: {:?}", seen.repeated);
+        assert!(seen.begun_bytes >= image_bytes, "{repository}");
+    }
+    assert!(
+        seen.values().any(|seen| !seen.known.is_empty()),
+        "no kill left a blob behind"
+    );
+}
+
+/// Whether a registry has a blob.
+fn is_there(address: &str, path: &str) -> bool {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "HEAD {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply.starts_with("HTTP/1.1 200")
 }
 
 /// Two images into `dir/store` and `dir/layout`.

@@ -6,6 +6,7 @@ mod chunks;
 mod faults;
 mod kills;
 mod layout;
+mod referrers;
 mod registry;
 mod requests;
 mod support;

@@ -70,6 +70,8 @@ pub fn run(models: usize, runs: usize) -> Result<Vec<Row>, BuildError> {
         } else {
             (timed(copy)?.0, timed(|| bake(&ours, &inputs, &BTreeMap::new()))?)
         };
+        // 2,000 images take some GB each time.
+        fs::remove_dir_all(&copies).map_err(BuildError::other)?;
         bake_again.push(timed(|| bake(&ours, &inputs, &fleet.layers))?.0);
 
         let floor_of = |fleet: &Fleet| -> Result<f64, BuildError> {

@@ -31,29 +31,6 @@ pub fn copy_and_hash(from: &Path, to: &Path) -> Result<Digest, BuildError> {
     }
 }
 
-/// Sends blobs, each over a connection of its own at the same time, then the manifest. No retry, no check.
-///
-/// # Errors
-/// When the registry does not answer as the specification says.
-pub fn push(
-    address: &str,
-    repository: &str,
-    store: &Store,
-    blobs: &[Descriptor],
-    manifest: &Descriptor,
-) -> Result<(), BuildError> {
-    std::thread::scope(|scope| {
-        let senders: Vec<_> = blobs
-            .iter()
-            .map(|blob| scope.spawn(move || Connection::open(address)?.upload(repository, store, blob)))
-            .collect();
-        senders
-            .into_iter()
-            .try_for_each(|sender| sender.join().expect("no panic"))
-    })?;
-    Connection::open(address)?.put_manifest(repository, "latest", store, manifest)
-}
-
 /// What one repository gets.
 pub struct Repository {
     /// Its name, without the registry.
@@ -102,18 +79,6 @@ pub fn push_repositories(
             .into_iter()
             .try_for_each(|sender| sender.join().expect("no panic"))
     })
-}
-
-/// Asks whether a manifest is there.
-///
-/// # Errors
-/// When it is not.
-pub fn head(address: &str, repository: &str, manifest: &Descriptor) -> Result<(), BuildError> {
-    let accept = format!("Accept: {}\r\n", manifest.media_type);
-    let path = format!("/v2/{repository}/manifests/{}", manifest.digest);
-    Connection::open(address)?
-        .request("HEAD", &path, &accept, 0, std::io::empty(), 200)
-        .map(|_| ())
 }
 
 /// A kept-alive HTTP connection to a registry on this machine.

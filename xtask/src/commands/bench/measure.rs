@@ -172,6 +172,8 @@ pub struct Ran {
     pub seconds: f64,
     /// Largest resident memory; 0 where the system does not say.
     pub peak_bytes: f64,
+    /// Time of processors that it took, in the system too.
+    pub cpu_seconds: f64,
     /// What it wrote to stdout.
     pub stdout: String,
 }
@@ -207,6 +209,7 @@ pub fn ran(command: &mut Command) -> Result<Ran, BuildError> {
         .stdin(Stdio::null())
         .stdout(file(&out)?)
         .stderr(file(&err)?);
+    let cpu_before = children_cpu_seconds()?;
     let start = Instant::now();
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     let status_path = format!("/proc/{}/status", child.id());
@@ -244,8 +247,17 @@ pub fn ran(command: &mut Command) -> Result<Ran, BuildError> {
     Ok(Ran {
         seconds,
         peak_bytes,
+        cpu_seconds: children_cpu_seconds()? - cpu_before,
         stdout: text(&mut out)?,
     })
+}
+
+/// Processor time of all children that have ended. Children that are measured run one after the other.
+fn children_cpu_seconds() -> Result<f64, BuildError> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(BuildError::other)?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
 /// A figure of `/proc/<pid>/status`, such as `VmHWM:`.
@@ -298,8 +310,12 @@ mod tests {
 
     #[test]
     fn children_are_watched() {
-        let ran = ran(Command::new("sh").args(["-c", "echo out"])).unwrap();
+        let ran = ran(
+            Command::new("sh").args(["-c", "echo out; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"])
+        );
+        let ran = ran.unwrap();
         assert_eq!(ran.stdout, "out\n");
+        assert!(ran.cpu_seconds > 0.001, "{}", ran.cpu_seconds);
         let error = super::ran(Command::new("sh").args(["-c", "echo why >&2; exit 3"]))
             .err()
             .unwrap()

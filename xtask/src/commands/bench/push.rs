@@ -1,77 +1,44 @@
-//! Push: an image of 130 MiB to a real registry on this machine, against bare uploads and skopeo.
+//! Push: an image of 130 MiB by `cargo xtask push` in a process of its own to a real registry on this machine, against
+//! `curl` with one PUT for each blob, and against skopeo.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aiot_build::BuildError;
-use aiot_build::network::Network;
-use aiot_build::push::{PushItem, PushSettings, push};
+use aiot_oci::{Descriptor, image};
 
 use super::bake::{self, Baked, IMAGE};
-use super::floor;
-use super::measure::{Aim, Row, ran, timed};
+use super::curl::{self, CURL};
+use super::measure::{Aim, Ran, Row, ran};
 
 /// The program of Debian's package `docker-registry`.
 pub const REGISTRY: &str = "docker-registry";
 /// How long a registry may take to start, in steps of 20 ms.
 const START_STEPS: usize = 500;
+/// Repository of all images.
+const REPOSITORY: &str = "bench/image";
 
-/// Measures; no rows where there is no registry to push to.
-pub fn run(runs: usize) -> Result<Vec<Row>, BuildError> {
-    if !is_installed(REGISTRY) {
-        eprintln!("push: skipped, since {REGISTRY} is not installed");
-        return Ok(Vec::new());
-    }
-    let with_skopeo = is_installed("skopeo");
-    if !with_skopeo {
-        eprintln!("push: not compared with skopeo, which is not installed");
-    }
-    eprintln!("push: 130 MiB, {runs} rounds, each to fresh registries");
-    let temporary = tempfile::tempdir().map_err(BuildError::other)?;
-    let files = bake::write_files(temporary.path())?;
-    let baked = bake::bake(&temporary.path().join("baked"), &[], &files)?;
-    let network = Network::new()?;
-    let place = temporary.path();
-    let (mut first, mut again) = (Vec::new(), Vec::new());
-    let (mut peer_first, mut peer_again) = (Vec::new(), Vec::new());
-    for round in 0..=runs {
-        let sides: [Side; 3] = if round % 2 == 0 {
-            [Side::Ours, Side::Floor, Side::Skopeo]
-        } else {
-            [Side::Skopeo, Side::Floor, Side::Ours]
-        };
-        let mut times = [(0.0, 0.0); 3];
-        for side in sides {
-            if side != Side::Skopeo || with_skopeo {
-                times[side as usize] = side.measure(place, &baked, &network)?;
-            }
-        }
-        // The first round only fills the caches.
-        if round > 0 {
-            let [ours, floor, skopeo] = times;
-            first.push((ours.0, floor.0));
-            again.push((ours.1, floor.1));
-            peer_first.push((ours.0, skopeo.0));
-            peer_again.push((ours.1, skopeo.1));
-        }
-    }
-    let mut rows = vec![
-        Row::pairs(
-            "push, all new",
-            "one upload per blob",
-            &first,
-            Some(Aim::Ratio(1.15)),
-        ),
-        Row::pairs("push, all there", "one HEAD", &again, None),
-    ];
-    if with_skopeo {
-        rows.push(Row::pairs("push, all new", "skopeo", &peer_first, None));
-        rows.push(Row::pairs("push, all there", "skopeo", &peer_again, None));
-    }
-    Ok(rows)
+/// What is pushed, and where the sides work.
+pub(super) struct Subject {
+    place: PathBuf,
+    /// The image, in `place/baked`.
+    pub(super) baked: Baked,
+    /// The same with another model, in `place/changed`.
+    changed: Baked,
+}
+
+/// What one side took in one round.
+#[derive(Default)]
+struct Round {
+    first: f64,
+    first_cpu: f64,
+    peak_bytes: f64,
+    again: f64,
+    elsewhere: f64,
+    changed: f64,
 }
 
 /// Who pushes.
@@ -79,56 +46,231 @@ pub fn run(runs: usize) -> Result<Vec<Row>, BuildError> {
 enum Side {
     Ours = 0,
     Floor = 1,
-    Skopeo = 2,
+    /// All blobs at the same time, and no manifest.
+    ParallelFloor = 2,
+    Skopeo = 3,
+}
+
+/// Measures; no rows where there is no registry to push to.
+pub fn run(runs: usize) -> Result<Vec<Row>, BuildError> {
+    for program in [REGISTRY, CURL] {
+        if !is_installed(program) {
+            eprintln!("push: skipped, since {program} is not installed");
+            return Ok(Vec::new());
+        }
+    }
+    let with_skopeo = is_installed("skopeo");
+    if !with_skopeo {
+        eprintln!("push: not compared with skopeo, which is not installed");
+    }
+    eprintln!("push: 130 MiB, {runs} rounds, each to fresh registries");
+    let temporary = tempfile::tempdir().map_err(BuildError::other)?;
+    let subject = Subject::make(temporary.path())?;
+    let mut rounds: Vec<[Round; 4]> = Vec::new();
+    let mut starts = Vec::new();
+    for round in 0..=runs {
+        let mut sides = [Side::Ours, Side::Floor, Side::ParallelFloor, Side::Skopeo];
+        sides.rotate_left(round % 4);
+        let mut taken = [(); 4].map(|()| Round::default());
+        for side in sides {
+            if side != Side::Skopeo || with_skopeo {
+                taken[side as usize] = side.measure(&subject)?;
+            }
+        }
+        // The first round only fills the caches.
+        if round > 0 {
+            starts.push(ran(subject.xtask()?.arg("--help"))?.seconds);
+            rounds.push(taken);
+        }
+    }
+    Ok(rows(&rounds, &starts, with_skopeo))
+}
+
+fn rows(rounds: &[[Round; 4]], starts: &[f64], with_skopeo: bool) -> Vec<Row> {
+    let pairs = |figure: fn(&Round) -> f64, against: Side| -> Vec<(f64, f64)> {
+        let pair = |round: &[Round; 4]| (figure(&round[0]), figure(&round[against as usize]));
+        rounds.iter().map(pair).collect()
+    };
+    let ours =
+        |figure: fn(&Round) -> f64| -> Vec<f64> { rounds.iter().map(|round| figure(&round[0])).collect() };
+    let again: Vec<f64> = ours(|round| round.again)
+        .iter()
+        .zip(starts)
+        .map(|(again, start)| (again - start).max(0.0))
+        .collect();
+    let floor = Some(Aim::Ratio(1.1));
+    let mut rows = vec![
+        Row::pairs(
+            "push, all new",
+            "curl",
+            &pairs(|round| round.first, Side::Floor),
+            floor,
+        ),
+        Row::pairs(
+            "push, all new",
+            "curl, blobs only, all at once",
+            &pairs(|round| round.first, Side::ParallelFloor),
+            floor,
+        ),
+        Row::pairs(
+            "push, all new: CPU",
+            "curl, with starts of uploads",
+            &pairs(|round| round.first_cpu, Side::Floor),
+            Some(Aim::Here(0.05)),
+        ),
+        Row::memory(
+            "push, all new: memory",
+            &ours(|round| round.peak_bytes),
+            Some(Aim::Here(32e6 / 1_048_576.0)),
+        ),
+        Row::alone("push, all there, beyond start", &again, Some(Aim::Here(0.015))),
+        Row::alone(
+            "push to another repository",
+            &ours(|round| round.elsewhere),
+            Some(Aim::Here(0.1)),
+        ),
+        Row::pairs(
+            "push, model changed",
+            "curl",
+            &pairs(|round| round.changed, Side::Floor),
+            floor,
+        ),
+    ];
+    if with_skopeo {
+        let first = pairs(|round| round.first, Side::Skopeo);
+        rows.push(Row::pairs(
+            "push, all new",
+            "skopeo",
+            &first,
+            Some(Aim::Ratio(1.0)),
+        ));
+        let again = pairs(|round| round.again, Side::Skopeo);
+        rows.push(Row::pairs(
+            "push, all there",
+            "skopeo",
+            &again,
+            Some(Aim::Ratio(1.0)),
+        ));
+    }
+    rows
+}
+
+impl Subject {
+    pub(super) fn make(place: &Path) -> Result<Subject, BuildError> {
+        let mut files = bake::write_files(place)?;
+        let baked = bake::bake(&place.join("baked"), &[], &files)?;
+        let model = files.last_mut().expect("it writes some");
+        let other = place.join("other").join(model.file_name().unwrap_or_default());
+        fs::create_dir_all(place.join("other")).map_err(BuildError::other)?;
+        let size_bytes = fs::metadata(&*model).map_err(BuildError::other)?.len();
+        bake::write_noise(&other, size_bytes as usize, 77)?;
+        *model = other;
+        let changed = bake::bake(&place.join("changed"), &[], &files)?;
+        Ok(Subject {
+            place: place.to_owned(),
+            baked,
+            changed,
+        })
+    }
+
+    /// This program, without a past.
+    fn xtask(&self) -> Result<Command, BuildError> {
+        let mut command = Command::new(std::env::current_exe().map_err(BuildError::other)?);
+        command
+            .current_dir(&self.place)
+            .env(aiot_build::paths::STORE_VARIABLE, self.place.join("state"))
+            .env("HOME", &self.place);
+        Ok(command)
+    }
+
+    /// `to` = `host:port/prefix`; the layout's image goes to `<to>/image` as `latest`.
+    pub(super) fn push(&self, baked: &str, to: &str) -> Result<Ran, BuildError> {
+        let layout = self.place.join(baked).join("layout");
+        let mut command = self.xtask()?;
+        command.args([
+            "push",
+            "--move-tags",
+            "--to",
+            &format!("{to}/{IMAGE}"),
+            "--layout",
+        ]);
+        command.arg(layout).arg("--workspace").arg(&self.place);
+        ran(&mut command)
+    }
+
+    /// One PUT for each of these blobs and, unless only they count, for the manifest; uploads are started before.
+    fn curl(
+        &self,
+        address: &str,
+        baked: &Baked,
+        blobs: &[Descriptor],
+        parallel: usize,
+    ) -> Result<(f64, f64), BuildError> {
+        let started: Vec<_> = blobs
+            .iter()
+            .map(|_| curl::start(address, REPOSITORY, None))
+            .collect();
+        let (start, locations) = curl::send(&self.place, &started, 1)?;
+        let puts = locations.iter().zip(blobs);
+        let mut puts: Vec<_> = puts
+            .map(|(location, blob)| curl::blob(location, &baked.store, blob))
+            .collect();
+        if parallel == 1 {
+            let manifest = curl::manifest(address, REPOSITORY, "latest", &baked.store, &baked.image);
+            puts.push(manifest);
+        }
+        let (sent, _) = curl::send(&self.place, &puts, parallel)?;
+        Ok((sent.seconds, start.cpu_seconds + sent.cpu_seconds))
+    }
+}
+
+/// Its layers and its config.
+pub(super) fn blobs(baked: &Baked) -> Result<Vec<Descriptor>, BuildError> {
+    let manifest = image::read_manifest(&baked.store, &baked.image.digest).map_err(BuildError::other)?;
+    Ok(manifest.layers.into_iter().chain([manifest.config]).collect())
 }
 
 impl Side {
-    /// Seconds of a push to an empty registry and of the same again.
-    fn measure(self, place: &Path, baked: &Baked, network: &Network) -> Result<(f64, f64), BuildError> {
+    fn measure(self, subject: &Subject) -> Result<Round, BuildError> {
+        let place = &subject.place;
+        let _ = fs::remove_dir_all(place.join("state"));
         let registry = Registry::start(&place.join("registry"))?;
         let address = registry.address.as_str();
-        let manifest =
-            aiot_oci::image::read_manifest(&baked.store, &baked.image.digest).map_err(BuildError::other)?;
-        let blobs: Vec<_> = manifest
-            .layers
-            .iter()
-            .chain([&manifest.config])
-            .cloned()
-            .collect();
-        let items = [PushItem {
-            repository: IMAGE.to_owned(),
-            tag: Some("latest".to_owned()),
-            descriptor: baked.image.clone(),
-            artifacts: Vec::new(),
-        }];
-        let repository = format!("bench/{IMAGE}");
-        let once = |is_again: bool| match self {
-            Side::Ours => push(
-                network,
-                &baked.store,
-                &format!("{address}/bench"),
-                &items,
-                PushSettings::default(),
-                &|_| {},
-            )
-            .map(|_| ()),
-            Side::Floor if is_again => floor::head(address, &repository, &baked.image),
-            Side::Floor => floor::push(address, &repository, &baked.store, &blobs, &baked.image),
+        let all = blobs(&subject.baked)?;
+        let mut round = Round::default();
+        match self {
+            Side::Ours => {
+                let first = subject.push("baked", &format!("{address}/bench"))?;
+                (round.first, round.first_cpu, round.peak_bytes) =
+                    (first.seconds, first.cpu_seconds, first.peak_bytes);
+                round.again = subject.push("baked", &format!("{address}/bench"))?.seconds;
+                round.elsewhere = subject.push("baked", &format!("{address}/other"))?.seconds;
+                round.changed = subject.push("changed", &format!("{address}/bench"))?.seconds;
+            }
+            Side::Floor => {
+                (round.first, round.first_cpu) = subject.curl(address, &subject.baked, &all, 1)?;
+                let mut new = blobs(&subject.changed)?;
+                new.retain(|blob| all.iter().all(|known| known.digest != blob.digest));
+                round.changed = subject.curl(address, &subject.changed, &new, 1)?.0;
+            }
+            Side::ParallelFloor => {
+                round.first = subject.curl(address, &subject.baked, &all, all.len())?.0;
+            }
             Side::Skopeo => {
                 let layout = format!("oci:{}:{IMAGE}", place.join("baked/layout").display());
-                let mut command = Command::new("skopeo");
-                command.args([
-                    "copy",
-                    "--quiet",
-                    "--preserve-digests",
-                    "--dest-tls-verify=false",
-                    &layout,
-                ]);
-                command.arg(format!("docker://{address}/{repository}:latest"));
-                ran(&mut command).map(|_| ())
+                let copy = || {
+                    let mut command = Command::new("skopeo");
+                    command.args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]);
+                    command.arg(&layout);
+                    command.arg(format!("docker://{address}/{REPOSITORY}:latest"));
+                    command.env("HOME", place);
+                    ran(&mut command)
+                };
+                round.first = copy()?.seconds;
+                round.again = copy()?.seconds;
             }
-        };
-        Ok((timed(|| once(false))?.0, timed(|| once(true))?.0))
+        }
+        Ok(round)
     }
 }
 

@@ -1,0 +1,59 @@
+//! Which repository of a registry has a blob, kept from one push to the next: what goes to another repository of the
+//! same registry is then mounted, not sent.
+
+use std::path::{Path, PathBuf};
+
+use aiot_oci::{Places, RegistryClient};
+
+use crate::error::BuildError;
+use crate::lockfile::write_if_changed;
+
+/// File beside the registries' habits.
+const FILE: &str = "places.json";
+/// The longest such file that is read.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Blobs of one registry that are kept; beyond them only those of the last push are.
+const MAX_BLOBS: usize = 200_000;
+
+/// What is kept, and where.
+pub(super) struct KnownPlaces {
+    path: Option<PathBuf>,
+    places: Places,
+}
+
+impl KnownPlaces {
+    /// What earlier pushes left beside `habits`, told to the client; nothing where there is no such file or it is
+    /// damaged.
+    pub(super) fn read(habits: Option<&Path>, client: &RegistryClient) -> KnownPlaces {
+        let path = habits.map(|path| path.with_file_name(FILE));
+        let fits = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.len() <= MAX_FILE_BYTES);
+        let bytes = path
+            .as_ref()
+            .filter(fits)
+            .and_then(|path| std::fs::read(path).ok());
+        let places: Places = bytes
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        client.hint_places(&places);
+        KnownPlaces { path, places }
+    }
+
+    /// Adds what the client found, and keeps it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn write(mut self, client: &RegistryClient) -> Result<(), BuildError> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        for (registry, found) in client.places() {
+            let blobs = self.places.entry(registry).or_default();
+            if blobs.len() + found.len() > MAX_BLOBS {
+                blobs.clear();
+            }
+            blobs.extend(found);
+        }
+        let bytes = serde_json::to_vec(&self.places).expect("plain data");
+        write_if_changed(path, &bytes).map(|_| ())
+    }
+}
