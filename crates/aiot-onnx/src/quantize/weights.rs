@@ -45,7 +45,7 @@ pub(super) fn symmetric(range: Range) -> Scale {
 }
 
 /// A scale as the file stores it: 1 for an empty range, and never 0 or subnormal, which engines flush to 0.
-fn positive(scale: f64) -> f32 {
+pub(super) fn positive(scale: f64) -> f32 {
     if scale == 0.0 {
         1.0
     } else {
@@ -80,22 +80,8 @@ impl Layout {
             .map(|&dim| usize::try_from(dim).unwrap_or(0))
             .collect();
         if is(node, "Conv") {
-            // Kernels run over positions first and input channels within: the tensor has them the other way round.
-            let kernel: usize = dims[2..].iter().product();
-            let offsets = (0..kernel)
-                .flat_map(|k| (0..dims[1]).map(move |input| input * kernel + k))
-                .collect();
             let group = usize::try_from(int(node, "group", 1)).unwrap_or(1).max(1);
-            let depthwise = dims[1] == 1 && dims[0] == group && group > 1;
-            return Layout {
-                channels: dims[0],
-                axis: 0,
-                channel_stride: dims[1] * kernel,
-                offsets,
-                in_pairs: !depthwise,
-                inputs_per_group: dims[1].max(1),
-                outputs_per_group: (dims[0] / group).max(1),
-            };
+            return Layout::convolution(&weight.dims, group);
         }
         let transposed = is(node, "Gemm") && int(node, "transB", 0) != 0;
         match transposed {
@@ -117,6 +103,29 @@ impl Layout {
                 inputs_per_group: dims[0].max(1),
                 outputs_per_group: dims[1].max(1),
             },
+        }
+    }
+
+    /// The layout of a Conv's weight.
+    pub fn convolution(dims: &[i64], group: usize) -> Layout {
+        let dims: Vec<usize> = dims
+            .iter()
+            .map(|&dim| usize::try_from(dim).unwrap_or(0))
+            .collect();
+        // Kernels run over positions first and input channels within: the tensor has them the other way round.
+        let kernel: usize = dims[2..].iter().product();
+        let offsets = (0..kernel)
+            .flat_map(|k| (0..dims[1]).map(move |input| input * kernel + k))
+            .collect();
+        let depthwise = dims[1] == 1 && dims[0] == group && group > 1;
+        Layout {
+            channels: dims[0],
+            axis: 0,
+            channel_stride: dims[1] * kernel,
+            offsets,
+            in_pairs: !depthwise,
+            inputs_per_group: dims[1].max(1),
+            outputs_per_group: (dims[0] / group).max(1),
         }
     }
 
