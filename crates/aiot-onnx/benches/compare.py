@@ -4,6 +4,7 @@
                                           # needs onnx, onnxruntime, numpy, sympy; run inside the workspace
     NNCF_PYTHON=… python compare.py …     # a Python with nncf, which is compared too
     AIMET_PYTHON=… python compare.py …    # a Python with aimet-onnx, the same
+    VARIANTS="min-max|AIMET$" python compare.py …   # only variants whose name holds this, and ours
     EMULATOR="qemu-x86_64-static -cpu Haswell" python compare.py …   # and what a processor that saturates computes
 
 Quality is measured on the evaluation samples: accuracy, share of equal answers and signal to noise of the outputs
@@ -16,6 +17,7 @@ and peak memory of a fresh process that makes the file (ours searches, compares 
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -200,7 +202,8 @@ def variants_of(net, xtask, folder):
     tools += [("--nncf", os.environ["NNCF_PYTHON"], NNCF)] if "NNCF_PYTHON" in os.environ else []
     tools += [("--aimet", os.environ["AIMET_PYTHON"], AIMET)] if "AIMET_PYTHON" in os.environ else []
     for flag, python, configurations in tools:
-        for name, options in configurations.items():
+        wanted = re.compile(os.environ.get("VARIANTS", ""))
+        for name, options in ((name, options) for name, options in configurations.items() if wanted.search(name)):
             run(name, [python, __file__, flag, str(net), None, json.dumps(options)])
     return variants
 

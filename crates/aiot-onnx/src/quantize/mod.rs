@@ -17,6 +17,8 @@ mod plan;
 #[cfg(test)]
 mod reference_tests;
 mod rewrite;
+#[cfg(test)]
+mod robust_tests;
 mod roles;
 mod subpixel;
 mod switch;

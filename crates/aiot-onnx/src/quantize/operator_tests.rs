@@ -27,7 +27,7 @@ fn transposed(builder: &mut Builder, from: &str, to: &str, dims: &[i64], attribu
 /// As pictures are made larger: every usual kernel, a Relu between, skipped connections. Channels in fours: ONNX
 /// Runtime 1.21 adds up wrongly on processors with AMX where the products of an output are not a multiple of four and
 /// the channels 24 (found here; right in 1.32 and on other processors).
-fn decoder() -> Builder {
+pub(super) fn decoder() -> Builder {
     let mut builder = Builder::new(17);
     builder.input("x", &[1, 3, 8, 8]);
     builder.output("y", &[1, 2, 67, 67]);
@@ -46,7 +46,7 @@ fn decoder() -> Builder {
 }
 
 /// As series are reconstructed.
-fn series() -> Builder {
+pub(super) fn series() -> Builder {
     let mut builder = Builder::new(13);
     builder.input("x", &[1, 3, 32]);
     builder.output("y", &[1, 2, 128]);
@@ -66,7 +66,7 @@ fn series() -> Builder {
 }
 
 /// As mobile nets of the third generation are built: HardSwish, and channels weighed by a HardSigmoid.
-fn switches() -> Builder {
+pub(super) fn switches() -> Builder {
     let mut builder = Builder::new(17);
     builder.input("x", &[1, 3, 12, 12]);
     builder.output("y", &[1, 5]);
@@ -87,7 +87,7 @@ fn switches() -> Builder {
 }
 
 /// Other activations, pixels shuffled apart, and what only moves values.
-fn bends() -> Builder {
+pub(super) fn bends() -> Builder {
     let mut builder = Builder::new(17);
     builder.input("x", &[1, 3, 8, 8]);
     builder.output("y", &[1, 4, 14, 16]);

@@ -136,7 +136,7 @@ fn recurrent() -> Builder {
     builder
 }
 
-fn nets() -> [(&'static str, Builder); 4] {
+pub(super) fn nets() -> [(&'static str, Builder); 4] {
     [
         ("classifier", classifier()),
         ("detector", detector()),
