@@ -177,7 +177,8 @@ fn pair(
         .map(|&dim| usize::try_from(dim).ok())
         .collect::<Option<_>>()?;
     let columns_first = is(node, "Gemm") && int(node, "transB", 0) == 0;
-    let channels = dims[usize::from(columns_first)];
+    let transposed = is(node, "ConvTranspose");
+    let channels = dims[usize::from(columns_first || transposed)];
     let second_dims = &index.constants.get(next.input[1].as_str())?.dims;
     let second_dims: Vec<usize> = second_dims
         .iter()
@@ -193,10 +194,13 @@ fn pair(
     if first == second || bias.is_some_and(|bias| weights.changed[bias].values.len() != channels) {
         return None;
     }
-    let inner = dims[1..].iter().product::<usize>().max(1);
+    let inner = dims[1 + usize::from(transposed)..]
+        .iter()
+        .product::<usize>()
+        .max(1);
     let output_channel: Box<dyn Fn(usize) -> usize> = match columns_first {
         true => Box::new(move |position| position % channels),
-        false => Box::new(move |position| position / inner),
+        false => Box::new(move |position| position / inner % channels),
     };
     Some(Pair {
         channels,
@@ -271,6 +275,13 @@ fn input_channels(
             let (output, input) = (position / (per_group * kernel), position / kernel % per_group);
             output / outputs_per_group * per_group + input
         }));
+    }
+    if is(node, "ConvTranspose") {
+        let inner = dims[1..].iter().product::<usize>().max(1);
+        return match flat || dims[0] != channels {
+            true => None,
+            false => Some(Box::new(move |position| position / inner)),
+        };
     }
     let transposed = is(node, "Gemm") && int(node, "transB", 0) != 0;
     let (inputs, columns) = (dims[usize::from(transposed)], dims[1].max(1));

@@ -82,8 +82,8 @@ pub enum OnnxError {
     },
     /// Data outside of the file.
     #[error(
-        "initializer `{name}` keeps its data in another file (`{location}`), which is not supported; save the model \
-         as one file: `onnx.save(onnx.load(path), path, save_as_external_data=False)`"
+        "initializer `{name}` keeps its data in another file (`{location}`): `cargo xtask quantize --model` and `inspect` \
+         read such models, here a model is one file; save it so: `onnx.save(onnx.load(path), path, save_as_external_data=False)`"
     )]
     ExternalData {
         /// The initializer.

@@ -34,12 +34,13 @@ const KERNELS: [&str; 9] = [
 ];
 
 /// Operators that move, choose or compare values, and compute no new ones.
-const MOVES: [&str; 27] = [
+const MOVES: [&str; 28] = [
     "ArgMax",
     "ArgMin",
     "Cast",
     "Clip",
     "Concat",
+    "DepthToSpace",
     "DequantizeLinear",
     "Expand",
     "Flatten",

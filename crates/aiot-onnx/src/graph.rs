@@ -31,6 +31,13 @@ pub(crate) fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
         .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
+/// The same, to be changed.
+pub(crate) fn subgraphs_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
+    node.attribute
+        .iter_mut()
+        .flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
+}
+
 /// Every name that a subgraph mentions as a value read, its own ones included: a safe superset of what it captures.
 fn reads_of_graph<'a>(graph: &'a GraphProto, reads: &mut Vec<&'a str>) {
     for node in &graph.node {
@@ -77,6 +84,16 @@ pub(crate) fn int_attribute(name: &str, value: i64) -> AttributeProto {
         name: Some(name.to_owned()),
         r#type: Some(AttributeType::Int as i32),
         i: Some(value),
+        ..AttributeProto::default()
+    }
+}
+
+/// An attribute of several integers to put into a node.
+pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Ints as i32),
+        ints: values.to_vec(),
         ..AttributeProto::default()
     }
 }

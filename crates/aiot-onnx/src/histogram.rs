@@ -12,6 +12,8 @@ const HALF: i32 = BINS as i32 / 2;
 const LEAST_EXPONENT: i32 = -100;
 /// Values of one tensor and sample that are put into bins.
 const COUNTED: usize = 1 << 14;
+/// Values that are looked at twice, for their extremes and for their bins, while they are in the processor's cache.
+const PART: usize = 1 << 13;
 /// Clipped shares of an end that are tried for the least error.
 const CLIPS: u32 = 40;
 
@@ -25,6 +27,26 @@ pub struct Histogram {
     zeros: u64,
     total: u64,
     range: Option<Range>,
+}
+
+/// Where a walk over one sample's values stands that is made part by part, see [`Histogram::observe_part`].
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Of large tensors every n-th value stands for n.
+    every: usize,
+    /// Values until the next one that counts.
+    skip: usize,
+}
+
+impl Parts {
+    /// The beginning of a walk over this many values in all.
+    pub fn new(length: usize) -> Parts {
+        // Shape is known from far fewer values, the ends from all. An odd n meets all columns of a picture.
+        Parts {
+            every: (length / COUNTED).max(1) | 1,
+            skip: 0,
+        }
+    }
 }
 
 impl Default for Histogram {
@@ -48,13 +70,17 @@ impl Histogram {
     /// Adds the values of one sample. After a NaN or an infinity the range is NaN for good, see
     /// [`crate::Ranges::observe`].
     pub fn observe(&mut self, values: &[f32]) {
-        if let Some(range) = extremes(values) {
-            self.observe_within(values, range);
+        let mut parts = Parts::new(values.len());
+        for part in values.chunks(PART) {
+            if let Some(range) = extremes(part) {
+                self.observe_part(&mut parts, part, range);
+            }
         }
     }
 
-    /// As [`Histogram::observe`], for values whose extremes are known already.
-    pub fn observe_within(&mut self, values: &[f32], Range { min, max }: Range) {
+    /// Adds the next of one sample's values, whose extremes are known. Whatever the parts, the counts are the same: a
+    /// part is best small enough to be in the processor's cache still.
+    pub fn observe_part(&mut self, parts: &mut Parts, values: &[f32], Range { min, max }: Range) {
         self.range = Some(match self.range {
             Some(old) if !old.min.is_nan() && !min.is_nan() => Range {
                 min: old.min.min(min),
@@ -72,14 +98,16 @@ impl Histogram {
         self.grow(exponent_above(min.abs().max(max.abs())));
         // Exact: a multiplication by a power of two.
         let steps = 2f32.powi(11 - self.exponent);
-        // Of large tensors every n-th value stands for n: shape is known from far fewer, the ends from all. An odd n
-        // meets all columns of a picture.
-        let every = (values.len() / COUNTED).max(1) | 1;
-        for &value in values.iter().step_by(every) {
+        let Parts { every, skip } = *parts;
+        let (mut counted, mut zeros) = (0, 0);
+        for &value in values.iter().skip(skip).step_by(every) {
             self.counts[bin(value, steps)] += every as u64;
-            self.zeros += u64::from(value == 0.0) * every as u64;
-            self.total += every as u64;
+            zeros += u64::from(value == 0.0);
+            counted += 1;
         }
+        self.zeros += zeros * every as u64;
+        self.total += counted * every as u64;
+        parts.skip = (skip + counted as usize * every).saturating_sub(values.len());
     }
 
     fn grow(&mut self, exponent: i32) {
@@ -335,6 +363,23 @@ mod tests {
             (range.min - 0.05).abs() < 5e-3 && (range.max - 0.95).abs() < 5e-3,
             "{range:?}"
         );
+    }
+
+    #[test]
+    fn parts_count_as_the_whole_does() {
+        let values: Vec<f32> = (0..123_457)
+            .map(|i| ((i * 7919) % 1013) as f32 / 64.0 - 3.0)
+            .collect();
+        let mut whole = Histogram::new();
+        whole.observe_part(&mut Parts::new(values.len()), &values, extremes(&values).unwrap());
+        for length in [1, 3, 100, 5_000, PART, 123_457] {
+            let (mut parted, mut parts) = (Histogram::new(), Parts::new(values.len()));
+            for part in values.chunks(length) {
+                parted.observe_part(&mut parts, part, extremes(part).unwrap());
+            }
+            assert_eq!(parted, whole, "{length}");
+        }
+        assert_eq!(of(&[&values]), whole);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod engine;
 mod equalize;
 mod error;
 mod exact;
+mod external;
 mod float16;
 mod graph;
 mod histogram;
@@ -41,7 +42,7 @@ pub use equalize::equalize;
 pub use error::{OnnxError, QuantizeError};
 pub use exact::{Exactness, exactness};
 pub use float16::to_float16;
-pub use histogram::{Histogram, survey};
+pub use histogram::{Histogram, Parts, survey};
 pub use inspect::{
     Dimension, InitializerFacts, ModelFacts, OperatorUse, TensorFacts, initializers_by_size, inspect,
 };

@@ -2,6 +2,7 @@
 
 pub(crate) mod interpreter;
 
+pub(crate) use crate::graph::ints_attribute;
 use crate::graph::{int_attribute, new_node};
 use crate::model::Model;
 use crate::proto::attribute_proto::AttributeType;
@@ -129,15 +130,6 @@ impl Builder {
 
     pub fn model(&self) -> Model {
         Model::from_proto(self.proto()).unwrap()
-    }
-}
-
-pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(AttributeType::Ints as i32),
-        ints: values.to_vec(),
-        ..AttributeProto::default()
     }
 }
 

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 
 use aiot_inference::Engine;
 use aiot_inference::engine::{Array, Graph, Numbers, Optimize};
-use aiot_onnx::{Activations, ChannelAxis, Histogram, Model, Range, Ranges};
+use aiot_onnx::{Activations, ChannelAxis, Histogram, Model, Parts, Range, Ranges};
 
 use super::samples::Samples;
 use crate::error::BuildError;
+
+/// Values that are looked at twice while they are in the processor's cache.
+const PART: usize = 1 << 13;
 
 /// What was seen.
 pub struct Observed {
@@ -129,61 +132,20 @@ pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<O
 
 impl Observed {
     fn add(&mut self, name: &str, shape: &[i64], values: &[f32], channels: &BTreeMap<String, ChannelAxis>) {
-        let range = match channels.get(name) {
-            Some(axis) => self.add_sums(name, *axis, shape, values),
-            None => None,
-        };
-        if let Some(histogram) = self.histograms.get_mut(name) {
-            match range {
-                Some(range) => histogram.observe_within(values, range),
-                None => histogram.observe(values),
-            }
+        let mut histogram = self.histograms.get_mut(name);
+        let is_counted = channels.get(name).is_some_and(|axis| {
+            add_sums(
+                &mut self.sums,
+                name,
+                *axis,
+                shape,
+                values,
+                histogram.as_deref_mut(),
+            )
+        });
+        if let Some(histogram) = histogram.filter(|_| !is_counted) {
+            histogram.observe(values);
         }
-    }
-
-    /// Adds to a tensor's sums per channel; returns its extremes where one pass gives both.
-    fn add_sums(&mut self, name: &str, axis: ChannelAxis, shape: &[i64], values: &[f32]) -> Option<Range> {
-        let axis = match axis {
-            ChannelAxis::Second if shape.len() >= 2 => 1,
-            ChannelAxis::Last if !shape.is_empty() => shape.len() - 1,
-            _ => return None,
-        };
-        let count = usize::try_from(shape[axis]).unwrap_or(0);
-        let inner = shape[axis + 1..].iter().product::<i64>().max(1) as usize;
-        if count == 0 || values.is_empty() {
-            return None;
-        }
-        let (sums, total) = self
-            .sums
-            .entry(name.to_owned())
-            .or_insert_with(|| (vec![0.0; count], 0));
-        if sums.len() != count {
-            return None;
-        }
-        *total += (values.len() / count) as u64;
-        if inner == 1 {
-            for row in values.chunks(count) {
-                for (sum, &value) in sums.iter_mut().zip(row) {
-                    *sum += f64::from(value);
-                }
-            }
-            return None;
-        }
-        let mut whole: Option<Range> = None;
-        for (run, values) in values.chunks(inner).enumerate() {
-            let (range, sum) = aiot_onnx::survey(values)?;
-            sums[run % count] += sum;
-            whole = Some(match whole {
-                // NaN stays NaN.
-                Some(old) if !old.min.is_nan() && !range.min.is_nan() => Range {
-                    min: old.min.min(range.min),
-                    max: old.max.max(range.max),
-                },
-                Some(old) if old.min.is_nan() => old,
-                _ => range,
-            });
-        }
-        whole
     }
 
     /// The ranges, rounded as the calibration record keeps them.
@@ -214,6 +176,75 @@ impl Observed {
             .iter()
             .map(|(name, sums)| (name.clone(), mean(sums)))
             .collect()
+    }
+}
+
+/// Adds to a tensor's sums per channel; says whether its histogram was fed on the way, so that each value is fetched
+/// from memory once.
+fn add_sums(
+    sums: &mut BTreeMap<String, (Vec<f64>, u64)>,
+    name: &str,
+    axis: ChannelAxis,
+    shape: &[i64],
+    values: &[f32],
+    mut histogram: Option<&mut Histogram>,
+) -> bool {
+    let axis = match axis {
+        ChannelAxis::Second if shape.len() >= 2 => 1,
+        ChannelAxis::Last if !shape.is_empty() => shape.len() - 1,
+        _ => return false,
+    };
+    let count = usize::try_from(shape[axis]).unwrap_or(0);
+    let inner = shape[axis + 1..].iter().product::<i64>().max(1) as usize;
+    if count == 0 || values.is_empty() {
+        return false;
+    }
+    let (sums, total) = sums
+        .entry(name.to_owned())
+        .or_insert_with(|| (vec![0.0; count], 0));
+    if sums.len() != count {
+        return false;
+    }
+    *total += (values.len() / count) as u64;
+    if inner == 1 {
+        for row in values.chunks(count) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += f64::from(value);
+            }
+        }
+        return false;
+    }
+    let mut parts = Parts::new(values.len());
+    let (mut start, mut end, mut part) = (0, 0, None::<Range>);
+    for (run, plane) in values.chunks(inner).enumerate() {
+        let Some((range, sum)) = aiot_onnx::survey(plane) else {
+            continue;
+        };
+        sums[run % count] += sum;
+        end += plane.len();
+        let merged = part.map_or(range, |part| wider(part, range));
+        part = Some(merged);
+        if end - start >= PART || end == values.len() {
+            if let Some(histogram) = &mut histogram {
+                histogram.observe_part(&mut parts, &values[start..end], merged);
+            }
+            (start, part) = (end, None);
+        }
+    }
+    true
+}
+
+/// Both ranges; NaN stays NaN.
+fn wider(a: Range, b: Range) -> Range {
+    if a.min.is_nan() || b.min.is_nan() {
+        return Range {
+            min: f32::NAN,
+            max: f32::NAN,
+        };
+    }
+    Range {
+        min: a.min.min(b.min),
+        max: a.max.max(b.max),
     }
 }
 
@@ -249,6 +280,26 @@ mod tests {
         assert_eq!(means["image"], [3.0, 30.0]);
         assert_eq!(means["row"], [11.0, 22.0]);
         assert_eq!(means.len(), 2);
+    }
+
+    #[test]
+    fn a_tensor_with_channels_is_counted_as_one_without() {
+        let values: Vec<f32> = (0..3 * 8 * 71 * 71)
+            .map(|i| ((i * 7919) % 1013) as f32 / 64.0 - 3.0)
+            .collect();
+        let seen = |channels: BTreeMap<String, ChannelAxis>, values: &[f32]| {
+            let mut observed = Observed {
+                histograms: BTreeMap::from([("x".to_owned(), Histogram::new())]),
+                sums: BTreeMap::new(),
+            };
+            observed.add("x", &[3, 8, 71, 71], values, &channels);
+            observed.histograms.remove("x").unwrap()
+        };
+        let channels = BTreeMap::from([("x".to_owned(), ChannelAxis::Second)]);
+        assert_eq!(seen(channels.clone(), &values), seen(BTreeMap::new(), &values));
+        let mut broken = values;
+        broken[71 * 71 * 20] = f32::NAN;
+        assert!(seen(channels, &broken).range().unwrap().min.is_nan());
     }
 
     #[test]

@@ -413,7 +413,10 @@ impl<'a> Search<'a> {
     fn sensitivities(&self) -> Result<Vec<Sensitivity>, BuildError> {
         let quantized = self.best.report.nodes.iter().filter(|node| {
             node.outcome == NodeOutcome::Quantized
-                && matches!(node.operator.as_str(), "Conv" | "Gather" | "Gemm" | "MatMul")
+                && matches!(
+                    node.operator.as_str(),
+                    "Conv" | "ConvTranspose" | "Gather" | "Gemm" | "MatMul"
+                )
         });
         let names: BTreeSet<String> = quantized.clone().map(|node| node.node.clone()).collect();
         let mut found = Vec::new();

@@ -121,3 +121,27 @@ fn nothing_moves_through_clips_branches_and_outputs() {
     }
     check(&shared, false);
 }
+
+#[test]
+fn transposed_convolutions_are_either_side() {
+    let mut builder = image();
+    builder.conv("x", "a", [6, 3, 1, 1], 1, 0);
+    builder.node("Relu", &["a"], "b");
+    builder.random("c_w", &[6, 4, 2, 2]);
+    builder.random("c_b", &[4]);
+    builder.node("ConvTranspose", &["b", "c_w", "c_b"], "c");
+    builder.node("Relu", &["c"], "d");
+    builder.conv("d", "y", [2, 4, 3, 3], 1, 1);
+    unbalance(&mut builder, "a_w");
+    let before = builder.model();
+    let equalized = check(&builder, true);
+    let weight = |model: &Model| {
+        model
+            .graph()
+            .initializer
+            .iter()
+            .find(|tensor| tensor.name() == "c_w")
+            .cloned()
+    };
+    assert_ne!(weight(&before), weight(&equalized));
+}

@@ -11,11 +11,17 @@
 //! every processor.
 
 mod dynamic;
+#[cfg(test)]
+mod operator_tests;
 mod plan;
 #[cfg(test)]
 mod reference_tests;
 mod rewrite;
+#[cfg(test)]
+mod robust_tests;
 mod roles;
+mod subpixel;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod weight_only;
@@ -178,7 +184,7 @@ pub fn input_channels(prepared: &Model) -> BTreeMap<String, ChannelAxis> {
         .into_iter()
         .map(|position| &prepared.graph().node[position]);
     let axis = |node| {
-        if is(node, "Conv") {
+        if is(node, "Conv") || is(node, "ConvTranspose") {
             ChannelAxis::Second
         } else {
             ChannelAxis::Last

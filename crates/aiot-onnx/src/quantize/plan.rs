@@ -61,6 +61,10 @@ impl Plan {
             roles.fill(Role::Float(reason.to_owned()));
         }
         for (node, role) in graph.node.iter().zip(&mut roles) {
+            if options.activations == Activations::S8Symmetric && is(node, "ConvTranspose") {
+                *role =
+                    Role::Float("a transposed convolution has an 8-bit form for processors only".to_owned());
+            }
             if options.float_nodes.contains(node_name(node)) {
                 *role = Role::Float("left in float for accuracy".to_owned());
             }
@@ -164,7 +168,7 @@ impl<'a> Planner<'a> {
         for (position, node) in graph.node.iter().enumerate() {
             let fed = node.input.iter().any(|input| reached.contains(input.as_str()));
             let reason = match self.roles[position] {
-                Role::Weighted if is(node, "Conv") => None,
+                Role::Weighted if is(node, "Conv") || is(node, "ConvTranspose") => None,
                 Role::Weighted | Role::Embed | Role::Bias | Role::Float(_) => continue,
                 _ if !fed => Some("none of its inputs is quantized"),
                 Role::Compute if self.is_wild(position, ranges) => Some("its ranges exceed 1000"),

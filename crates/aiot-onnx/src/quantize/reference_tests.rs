@@ -16,10 +16,10 @@ use crate::ranges::Range;
 use crate::testing::{Builder, ints_attribute};
 
 /// Debian 13's engine, and the wheels'.
-const OLDEST: [&str; 2] = ["onnxruntime==1.21.1", "onnx==1.23.0"];
-const NEWEST: [&str; 2] = ["onnxruntime==1.32.0", "onnx==1.23.0"];
+pub(super) const OLDEST: [&str; 2] = ["onnxruntime==1.21.1", "onnx==1.23.0"];
+pub(super) const NEWEST: [&str; 2] = ["onnxruntime==1.32.0", "onnx==1.23.0"];
 
-fn integers(builder: &mut Builder, name: &str, values: &[i64]) {
+pub(super) fn integers(builder: &mut Builder, name: &str, values: &[i64]) {
     builder.graph.initializer.push(crate::proto::TensorProto {
         name: Some(name.to_owned()),
         data_type: Some(DataType::Int64 as i32),
@@ -136,7 +136,7 @@ fn recurrent() -> Builder {
     builder
 }
 
-fn nets() -> [(&'static str, Builder); 4] {
+pub(super) fn nets() -> [(&'static str, Builder); 4] {
     [
         ("classifier", classifier()),
         ("detector", detector()),
@@ -175,7 +175,7 @@ fn variants(builder: &Builder) -> Vec<(&'static str, Model)> {
 }
 
 /// What Python says of the files of a folder; `runner` and its words come before it.
-fn ask(packages: &[&str], folder: &Path, runner: &[&str]) -> Option<Json> {
+pub(super) fn ask(packages: &[&str], folder: &Path, runner: &[&str]) -> Option<Json> {
     let packages = python::packages("onnxruntime", packages)?;
     let found = tools::run(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
     let words = [found.expect(0).stdout.trim().to_owned()];
@@ -190,12 +190,12 @@ fn ask(packages: &[&str], folder: &Path, runner: &[&str]) -> Option<Json> {
     Some(serde_json::from_str(&ended.expect(0).stdout).unwrap())
 }
 
-fn outputs(answer: &Json, file: &str) -> Vec<f64> {
+pub(super) fn outputs(answer: &Json, file: &str) -> Vec<f64> {
     serde_json::from_value(answer["files"][file]["outputs"].clone()).unwrap()
 }
 
 /// `Operator×count` of an optimized graph.
-fn kernels(answer: &Json, file: &str) -> String {
+pub(super) fn kernels(answer: &Json, file: &str) -> String {
     let operators: BTreeMap<String, u64> =
         serde_json::from_value(answer["files"][file]["operators"].clone()).unwrap();
     let words: Vec<String> = operators

@@ -1,5 +1,7 @@
 //! What each operator can be to quantization, and what keeps a single node from it.
 
+use super::subpixel::SubPixel;
+use super::switch::Switch;
 use crate::graph::{Index, float, int, is, subgraphs, text};
 use crate::proto::tensor_proto::DataType;
 use crate::proto::{NodeProto, TensorProto};
@@ -8,7 +10,7 @@ use crate::tensor;
 /// What a node can be to quantization.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Role {
-    /// Conv, Gemm, MatMul with constant weights.
+    /// Conv, ConvTranspose, Gemm, MatMul with constant weights.
     Weighted,
     /// Has an integer kernel with scales of its own.
     Compute,
@@ -54,7 +56,7 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
     };
     let computed = !index.constants.contains_key(input.as_str());
     match node.op_type() {
-        "Conv" | "Gemm" | "MatMul" => match weighted(node, index) {
+        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" => match weighted(node, index) {
             _ if !computed => float("its input is constant".to_owned()),
             Ok(()) => Role::Weighted,
             Err(reason) => float(reason.to_owned()),
@@ -73,7 +75,13 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
             }
         }
         "AveragePool" | "GlobalAveragePool" | "LeakyRelu" | "Sigmoid" => Role::Compute,
-        "MaxPool" | "Reshape" | "Flatten" | "Transpose" | "Squeeze" | "Unsqueeze" | "Slice" | "Split"
+        "HardSigmoid" | "HardSwish" => match Switch::new(node) {
+            _ if !computed => float("its input is constant".to_owned()),
+            Some(_) => Role::Compute,
+            None => float("its slope is not above 0".to_owned()),
+        },
+        "DepthToSpace" | "MaxPool" | "Reshape" | "Flatten" | "Transpose" | "Squeeze" | "Unsqueeze"
+        | "Slice" | "Split"
             if computed =>
         {
             Role::Move
@@ -134,7 +142,10 @@ fn weighted(node: &NodeProto, index: &Index<'_>) -> Result<(), &'static str> {
     let weight = constant(1)
         .flatten()
         .ok_or("its weights are not constant float32")?;
-    let rank_fits = if is(node, "Conv") {
+    if is(node, "ConvTranspose") {
+        SubPixel::new(node, &weight.dims)?;
+    }
+    let rank_fits = if is(node, "Conv") || is(node, "ConvTranspose") {
         weight.dims.len() >= 3
     } else {
         weight.dims.len() == 2
@@ -144,6 +155,7 @@ fn weighted(node: &NodeProto, index: &Index<'_>) -> Result<(), &'static str> {
     }
     let channels = match node.op_type() {
         "Conv" => weight.dims[0],
+        "ConvTranspose" => weight.dims[1],
         "Gemm" => weight.dims[usize::from(int(node, "transB", 0) == 0)],
         _ => weight.dims[1],
     };

@@ -2,7 +2,7 @@ use super::*;
 use crate::graph::{int_attribute, node_name};
 use crate::ranges::Range;
 use crate::testing::interpreter::{Value, run};
-use crate::testing::{Builder, listing};
+use crate::testing::{Builder, ints_attribute, listing};
 
 use Activations::{S8Symmetric, U8Asymmetric};
 
@@ -277,6 +277,61 @@ fn what_is_not_understood_stays_float() {
     assert_eq!(
         report.nodes[1].outcome,
         NodeOutcome::Float("Erf has no 8-bit form here".to_owned())
+    );
+}
+
+#[test]
+fn a_transposed_convolution_becomes_a_plain_one_for_processors_only() {
+    let mut builder = image();
+    builder.conv("x", "a", [4, 3, 3, 3], 1, 1);
+    builder.random("w", &[4, 2, 4, 4]);
+    let node = builder.node("ConvTranspose", &["a", "w"], "b");
+    node.attribute.push(ints_attribute("strides", &[2, 2]));
+    node.attribute.push(ints_attribute("pads", &[1, 1, 1, 1]));
+    builder.node("Relu", &["b"], "c");
+    builder.conv("c", "y", [2, 2, 1, 1], 1, 0);
+    assert_eq!(calibration_tensors(&builder.model()), ["x", "a", "c", "y"]);
+    assert_eq!(input_channels(&builder.model())["a"], ChannelAxis::Second);
+    check(
+        &builder,
+        U8Asymmetric,
+        &[
+            "Conv(q:x q:a_w q:a_b) a",
+            "Conv(q:a q:w_phases) b_phases",
+            "DepthToSpace(q:b_phases) b_phases_2",
+            "Slice(q:b_phases_2 b_cut_from b_cut_to b_cut_axes) b",
+            "Conv(q:c q:y_w q:y_b) y_float",
+        ],
+    );
+    check(
+        &builder,
+        S8Symmetric,
+        &[
+            "Conv(q:x q:a_w a_b) a",
+            "ConvTranspose(a w) b",
+            "Relu(b) c",
+            "Conv(q:c q:y_w y_b) y",
+        ],
+    );
+}
+
+#[test]
+fn a_hard_swish_is_a_sum_and_a_product() {
+    let mut builder = image();
+    builder.conv("x", "a", [3, 3, 3, 3], 1, 1);
+    builder.node("HardSwish", &["a"], "b");
+    builder.conv("b", "c", [3, 3, 1, 1], 1, 0);
+    builder.node("HardSigmoid", &["c"], "y");
+    check(
+        &builder,
+        U8Asymmetric,
+        &[
+            "Conv(q:x q:a_w q:a_b) a",
+            "Add(b_sloped q:b_offset) b_gate",
+            "Mul(q:a q:b_gate) b",
+            "Conv(q:b q:c_w q:c_b) c",
+            "Add(y_sloped q:y_offset) y_float",
+        ],
     );
 }
 

@@ -1,17 +1,20 @@
 //! Assembles the quantized graph that a [`Plan`] describes: pairs behind quantized activations, 8-bit constants with
 //! a DequantizeLinear before the node that takes them.
 
+mod expand;
+mod weighted;
+
 use std::collections::BTreeMap;
 
 use super::plan::Plan;
 use super::rewrite::assemble;
 use super::roles::clip_bounds;
-use super::weights::{
-    Layout, Scale, asymmetric, finite, least_scales, output_shift, quantize_bias, quantize_weight, symmetric,
-};
-use super::{Activations, Granularity, NodeOutcome, StaticOptions};
+use super::subpixel::SubPixel;
+use super::switch::Switch;
+use super::weights::{Scale, asymmetric, finite, symmetric};
+use super::{Activations, NodeOutcome, StaticOptions};
 use crate::error::{OnnxError, QuantizeError};
-use crate::graph::{Index, Names, int_attribute, is, new_node};
+use crate::graph::{Index, Names, int_attribute, new_node};
 use crate::model::Model;
 use crate::proto::{GraphProto, NodeProto, TensorProto};
 use crate::ranges::{Range, Ranges};
@@ -35,6 +38,7 @@ pub(super) fn write(
         initializers: Vec::new(),
         scales: BTreeMap::new(),
         dequantized: BTreeMap::new(),
+        quantized: BTreeMap::new(),
         biases: BTreeMap::new(),
         constants: BTreeMap::new(),
     };
@@ -69,6 +73,8 @@ struct Writer<'a> {
     scales: BTreeMap<String, (Scale, [String; 2])>,
     /// The dequantized value of each quantized activation.
     dequantized: BTreeMap<String, String>,
+    /// Its 8-bit value.
+    quantized: BTreeMap<String, String>,
     /// The output of each MatMul with a quantized bias, with the bias and its dequantized value.
     biases: BTreeMap<String, (String, String)>,
     /// By constant and form: the dequantized value of each constant already in 8 bits.
@@ -93,7 +99,17 @@ impl Writer<'_> {
         }
         if quantized {
             match node.op_type() {
-                "Conv" | "Gemm" | "MatMul" => self.add_weights(node, &mut written)?,
+                "Conv" | "Gemm" | "MatMul" => self.add_weights(node, &mut written, None)?,
+                "ConvTranspose" => {
+                    let dims = &self.constant(&node.input[1])?.dims;
+                    let form = SubPixel::new(node, dims).map_err(|reason| self.unplanned(node, reason))?;
+                    self.add_weights(node, &mut written, Some(&form))?;
+                    written = self.expand_transposed(node, &written, &form)?;
+                }
+                "HardSigmoid" | "HardSwish" => {
+                    let form = Switch::new(node).ok_or_else(|| self.unplanned(node, "no rising line"))?;
+                    written = self.expand_switch(node, &written, form)?;
+                }
                 "Add" | "Mul" | "Concat" => match self.take_bias(node) {
                     Some(inputs) => written.input = inputs,
                     None => self.add_operands(node, &mut written)?,
@@ -134,7 +150,23 @@ impl Writer<'_> {
         let Some(root) = self.plan.tensors.get(tensor) else {
             return Ok(());
         };
-        let (_, [scale, zero_point]) = self.scale(root)?;
+        self.add_pair_of(tensor, source, root)?;
+        Ok(())
+    }
+
+    /// The same with the range of `root`; returns the dequantized value.
+    fn add_pair_of(&mut self, tensor: &str, source: &str, root: &str) -> Result<String, QuantizeError> {
+        let (_, names) = self.scale(root)?;
+        Ok(self.add_pair_with(tensor, source, &names))
+    }
+
+    /// The same for a value that has a range of its own whatever the samples.
+    fn add_pair_within(&mut self, tensor: &str, range: Range) -> Result<String, QuantizeError> {
+        let names = self.add_scale(tensor, asymmetric(range));
+        Ok(self.add_pair_with(tensor, tensor, &names))
+    }
+
+    fn add_pair_with(&mut self, tensor: &str, source: &str, [scale, zero_point]: &[String; 2]) -> String {
         let quantized = self.names.fresh(&format!("{tensor}_quantized"));
         let is_output = self.plan.replaced.contains(tensor) && self.index.outputs.contains(tensor);
         let dequantized = match is_output {
@@ -145,17 +177,18 @@ impl Writer<'_> {
         self.nodes.push(new_node(
             "QuantizeLinear",
             &name("QuantizeLinear"),
-            &[source, &scale, &zero_point],
+            &[source, scale, zero_point],
             &[&quantized],
         ));
         self.nodes.push(new_node(
             "DequantizeLinear",
             &name("DequantizeLinear"),
-            &[&quantized, &scale, &zero_point],
+            &[&quantized, scale, zero_point],
             &[&dequantized],
         ));
-        self.dequantized.insert(tensor.to_owned(), dequantized);
-        Ok(())
+        self.quantized.insert(tensor.to_owned(), quantized);
+        self.dequantized.insert(tensor.to_owned(), dequantized.clone());
+        dequantized
     }
 
     /// The scale of a tensor's range and the names of its initializers, made at first use.
@@ -191,22 +224,32 @@ impl Writer<'_> {
                 max: range.max.clamp(low, high),
             };
         }
-        let names = [
-            self.names.fresh(&format!("{root}_scale")),
-            self.names.fresh(&format!("{root}_zero_point")),
-        ];
         let scale = match self.options.activations {
             Activations::U8Asymmetric => asymmetric(range),
             Activations::S8Symmetric => symmetric(range),
         };
+        let names = self.add_scale(root, scale);
+        self.scales.insert(root.to_owned(), (scale, names.clone()));
+        Ok((scale, names))
+    }
+
+    /// Adds a scale's two initializers and returns their names.
+    fn add_scale(&mut self, root: &str, scale: Scale) -> [String; 2] {
+        let names = ["scale", "zero_point"].map(|what| self.names.fresh(&format!("{root}_{what}")));
         self.initializers
             .push(tensor::from_floats(&names[0], &[], &[scale.scale]));
         self.initializers.push(match self.options.activations {
             Activations::U8Asymmetric => tensor::from_u8(&names[1], &[], &[scale.zero_point]),
             Activations::S8Symmetric => tensor::from_i8(&names[1], &[], &[0]),
         });
-        self.scales.insert(root.to_owned(), (scale, names.clone()));
-        Ok((scale, names))
+        names
+    }
+
+    /// A node that the plan took for something else: our own mistake, but a model is no place to panic.
+    fn unplanned(&self, node: &NodeProto, reason: &str) -> QuantizeError {
+        let place = crate::graph::node_label(node);
+        let reason = format!("planned in 8 bits, but {reason}");
+        OnnxError::Unsupported { place, reason }.into()
     }
 
     fn constant(&self, name: &str) -> Result<TensorProto, QuantizeError> {
@@ -219,93 +262,6 @@ impl Writer<'_> {
             }
             .into()
         })
-    }
-
-    /// Replaces the weight and the bias of a weighted node.
-    fn add_weights(&mut self, node: &NodeProto, written: &mut NodeProto) -> Result<(), QuantizeError> {
-        let weight = self.constant(&node.input[1])?;
-        let layout = Layout::new(node, &weight);
-        let root = self.plan.tensors[&node.input[0]].clone();
-        let (input, _) = self.scale(&root)?;
-        // TensorRT takes no 32-bit pairs: there the bias stays float.
-        let in_integers = self.options.activations == Activations::U8Asymmetric;
-        let bias_name = match is(node, "MatMul") {
-            true => self.plan.biases.get(&node.output[0]),
-            false => node.input.get(2).filter(|name| !name.is_empty()),
-        };
-        let bias = match bias_name {
-            Some(name) => Some(finite(&self.constant(name)?)?),
-            None => None,
-        };
-        let limits = bias.as_deref().filter(|_| in_integers);
-        let least = least_scales(limits, layout.channels, input.scale);
-        let numbers = finite(&weight)?;
-        let granularity = self.options.granularity;
-        let quantized = quantize_weight(&numbers, &layout, &least, granularity, in_integers);
-
-        let axis = match granularity {
-            Granularity::PerChannel => layout.axis,
-            Granularity::PerTensor => -1,
-        };
-        let scale_dims: Vec<i64> = match granularity {
-            Granularity::PerChannel => vec![layout.channels as i64],
-            Granularity::PerTensor => Vec::new(),
-        };
-        let zero_count = quantized.scales.len();
-        written.input[1] = self.add_constant(weight.name(), axis, &quantized.scales, |name| {
-            let zero_point = tensor::from_i8("", &scale_dims, &vec![0; zero_count]);
-            (tensor::from_i8(name, &weight.dims, &quantized.values), zero_point)
-        });
-
-        // A MatMul has a place for a correction only where a bias is added to it anyway.
-        let means = self.options.input_means.get(&node.input[0]);
-        let means = means.filter(|means| means.len() == layout.inputs());
-        let means = means.filter(|_| !is(node, "MatMul") || (bias_name.is_some() && in_integers));
-        let shift = means.map(|means| output_shift(&numbers, &layout, &quantized, means));
-        let bias = match (bias, &shift) {
-            (None, None) => return Ok(()),
-            (bias, shift) => {
-                let bias = bias.unwrap_or_else(|| vec![0.0; layout.channels]);
-                let shift = |channel: usize| shift.as_ref().map_or(0.0, |shift| shift[channel]);
-                let corrected = bias
-                    .iter()
-                    .enumerate()
-                    .map(|(channel, &bias)| f64::from(bias) - shift(channel));
-                corrected.collect::<Vec<f64>>()
-            }
-        };
-        // A corrected bias is this node's own.
-        let constant = match (bias_name, &shift) {
-            (Some(name), None) => name.clone(),
-            _ => format!("{}_bias", node.output[0]),
-        };
-        let dims = [layout.channels as i64];
-        let name = if in_integers {
-            let quantized = quantize_bias(&bias, input.scale, &quantized);
-            let axis = axis.min(0);
-            self.add_constant(&constant, axis, &quantized.scales, |name| {
-                let zero_point = tensor::from_i32("", &scale_dims, &vec![0; zero_count]);
-                (tensor::from_i32(name, &dims, &quantized.values), zero_point)
-            })
-        } else if shift.is_some() {
-            let name = self.names.fresh(&constant);
-            let floats: Vec<f32> = bias.iter().map(|&bias| bias as f32).collect();
-            self.initializers.push(tensor::from_floats(&name, &dims, &floats));
-            name
-        } else {
-            return Ok(());
-        };
-        match bias_name.filter(|_| is(node, "MatMul")) {
-            Some(old) => {
-                self.biases.insert(node.output[0].clone(), (old.clone(), name));
-            }
-            None => {
-                written.input.truncate(3);
-                written.input.resize(3, String::new());
-                written.input[2] = name;
-            }
-        }
-        Ok(())
     }
 
     /// The inputs of an Add that adds a MatMul's bias, which was quantized with that MatMul's weights.
