@@ -158,8 +158,22 @@ impl SimulatedDevice {
         if Arc::ptr_eq(&self.desired, &desired) {
             return;
         }
-        // A device without any deployment keeps what it has.
-        if !desired.deployments.is_empty() && desired.images != self.images {
+        // A device without any deployment keeps what it has, and what it was told.
+        if desired.deployments.is_empty() {
+            if !self.desired.deployments.is_empty() {
+                self.desired = Arc::new(Desired {
+                    deployments: BTreeSet::new(),
+                    ..(*self.desired).clone()
+                });
+            }
+            return;
+        }
+        self.give(desired);
+    }
+
+    /// Gives it content, from whatever deployments or from none.
+    pub(crate) fn give(&mut self, desired: Arc<Desired>) {
+        if desired.images != self.images {
             self.images = desired.images.clone();
             self.desired_version += 1;
             self.pulled_secs = 0;

@@ -261,6 +261,41 @@ impl Service {
         Ok(())
     }
 
+    /// `POST /devices/{id}/applyConfigurationContent`: content for one device, without a deployment. The next deployment
+    /// that the hub finds for the device takes its place (inferred; docs say that both must not be mixed).
+    ///
+    /// # Errors
+    /// 404, and 400 for content without an agent.
+    pub fn apply_content(&mut self, device: &str, content: &Value) -> Result<(), ServiceError> {
+        let found = self
+            .fleet
+            .devices
+            .get_mut(device)
+            .ok_or_else(|| error(404, "DeviceNotFound", device))?;
+        let alone = HubDeployment {
+            content: Arc::new(content.clone()),
+            condition: "*".to_owned(),
+            ..HubDeployment::default()
+        };
+        let invalid = || {
+            error(
+                400,
+                "InvalidConfigurationContent",
+                "The content provided for configuration is invalid. Please check and try again",
+            )
+        };
+        let Ok(Some((_, merged))) = effective(std::iter::once(&alone)) else {
+            return Err(invalid());
+        };
+        found.give(Arc::new(Desired {
+            deployments: BTreeSet::new(),
+            images: images(&merged.to_content()),
+            merged,
+        }));
+        self.told(format!("content for {device} alone"));
+        Ok(())
+    }
+
     /// Devices as their twins show them.
     pub fn devices(&self) -> Vec<Device> {
         self.fleet.devices.values().map(|device| device.twin()).collect()

@@ -6,13 +6,15 @@
 //! | [`entra`] | sign-in and bearer tokens |
 //! | [`configurations`] | deployments: wire form, ETags, metrics |
 //! | [`twins`] | twins, modules, queries with pages |
+//! | `methods` | direct methods, and content for one device |
 //!
 //! Sources: the service's REST description (API version 2021-04-12), recorded sessions of its clients, docs on quotas.
-//! Not served: jobs, methods, identities' creation, `applyConfigurationContent`.
+//! Not served: jobs, and the creation of identities.
 
 pub mod auth;
 pub mod configurations;
 pub mod entra;
+mod methods;
 pub mod twins;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -297,6 +299,14 @@ impl Simulator {
             ("POST", ["devices", "query"]) => {
                 self.throttle("queries", 20 * self.units, minute, clock)?;
                 twins::query(self, request)
+            }
+            ("POST", ["devices", id, "applyConfigurationContent"]) => {
+                self.throttle("configurations", 20 * self.units, minute, clock)?;
+                methods::apply_content(self, request, id)
+            }
+            ("POST", ["twins", id, "methods"]) => methods::invoke(self, request, id, None),
+            ("POST", ["twins", id, "modules", module, "methods"]) => {
+                methods::invoke(self, request, id, Some(module))
             }
             ("GET", ["twins", ..]) => {
                 self.throttle("twin reads", (10 * self.units).max(100), second, clock)?;
