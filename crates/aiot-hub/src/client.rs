@@ -4,15 +4,16 @@
 mod calls;
 
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, IF_MATCH};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, IF_MATCH, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::clock::{Clock, SystemClock};
 use crate::connection::Connection;
 use crate::error::CallError;
 use crate::throttle::{Kind, Window};
@@ -25,6 +26,8 @@ const TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// First pause after the hub has said that there were too many calls; it doubles.
 const FIRST_THROTTLED_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause that a hub may ask for; after a longer one the caller shall decide.
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
 /// Longest wait for a connection, and for the next bytes of an answer.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Largest answer, in bytes: 1,000 twins of 64 KiB.
@@ -120,11 +123,6 @@ impl<'a> Request<'a> {
     }
 }
 
-struct Windows {
-    started: Instant,
-    windows: Vec<(Kind, Window)>,
-}
-
 /// A client of one hub, for synchronous code.
 pub struct Client {
     runtime: tokio::runtime::Runtime,
@@ -132,7 +130,9 @@ pub struct Client {
     /// For a machine's metadata service: plain http, no proxy.
     metadata: reqwest::Client,
     connection: Connection,
-    windows: Mutex<Windows>,
+    clock: Arc<dyn Clock>,
+    windows: Mutex<Vec<(Kind, Window)>>,
+    units: u32,
     /// When it is time for a new one, and the header.
     token: tokio::sync::Mutex<Option<(u64, String)>>,
     on_pause: Option<fn(Duration)>,
@@ -144,6 +144,18 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub fn new(connection: Connection, options: &Options) -> Result<Client, ClientError> {
+        Client::with_clock(connection, options, Arc::new(SystemClock::default()))
+    }
+
+    /// As [`Client::new`], in a time of its own.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn with_clock(
+        connection: Connection,
+        options: &Options,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Client, ClientError> {
         // Fails only when a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let start = |error: &dyn std::error::Error| ClientError::Start(with_causes(error));
@@ -190,13 +202,14 @@ impl Client {
             http: builder.build().map_err(|error| start(&error))?,
             metadata: metadata.build().map_err(|error| start(&error))?,
             connection,
-            windows: Mutex::new(Windows {
-                started: Instant::now(),
-                windows: windows
+            clock,
+            windows: Mutex::new(
+                windows
                     .into_iter()
                     .map(|kind| (kind, Window::new(kind.rate(options.units))))
                     .collect(),
-            }),
+            ),
+            units: options.units,
             token: tokio::sync::Mutex::new(None),
             on_pause: options.on_pause,
         })
@@ -205,6 +218,11 @@ impl Client {
     /// The hub's host name.
     pub fn host(&self) -> &str {
         self.connection.authority()
+    }
+
+    /// Units of the hub, as [`Options::units`] says.
+    pub fn units(&self) -> u32 {
+        self.units
     }
 
     fn parsed<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, CallError> {
@@ -233,35 +251,43 @@ impl Client {
             } else {
                 &mut pause
             };
-            self.sleep(jittered(*longest));
+            // What the hub asks for is the least; without it all who were refused would come back at once.
+            let asked = error.retry_after_secs.map_or(Duration::ZERO, Duration::from_secs);
+            self.sleep(asked.min(LONGEST_ASKED_PAUSE) + self.clock.jittered(*longest));
             *longest *= 2;
         }
     }
 
-    /// Waits until the throttle has room.
-    fn pace(&self, kind: Kind) {
-        let pause = {
-            let mut windows = self.windows.lock().unwrap_or_else(|poison| poison.into_inner());
-            let now = windows.started.elapsed();
-            let window = windows.windows.iter_mut().find(|(of, _)| *of == kind);
-            window.map_or(Duration::ZERO, |(_, window)| window.pause(now))
-        };
-        self.sleep(pause);
+    /// Does something with the window of a kind, and the time.
+    fn window<T>(&self, kind: Kind, work: impl FnOnce(&mut Window, Duration) -> T) -> Option<T> {
+        let mut windows = self.windows.lock().unwrap_or_else(|poison| poison.into_inner());
+        let (_, window) = windows.iter_mut().find(|(of, _)| *of == kind)?;
+        // Within the lock, so that no caller comes with an earlier time than the one before.
+        Some(work(window, self.clock.elapsed()))
     }
 
+    /// Waits until the throttle has room, and takes it.
+    fn pace(&self, kind: Kind) {
+        while let Some(Err(pause)) = self.window(kind, Window::reserve) {
+            self.sleep(pause);
+        }
+    }
+
+    fn answered(&self, kind: Kind) {
+        self.window(kind, Window::answered);
+    }
+
+    /// Pauses, and tells whoever wants to hear of it.
     fn sleep(&self, pause: Duration) {
         if let Some(on_pause) = self.on_pause.filter(|_| pause >= TOLD_PAUSE) {
             on_pause(pause);
         }
-        std::thread::sleep(pause);
+        self.clock.sleep(pause);
     }
 
-    fn answered(&self, kind: Kind) {
-        let mut windows = self.windows.lock().unwrap_or_else(|poison| poison.into_inner());
-        let now = windows.started.elapsed();
-        if let Some((_, window)) = windows.windows.iter_mut().find(|(of, _)| *of == kind) {
-            window.answered(now);
-        }
+    /// Waits for about `longest` before a call is made again.
+    pub fn wait(&self, longest: Duration) {
+        self.sleep(self.clock.jittered(longest));
     }
 
     /// What proves who we are, and whether it was kept from an earlier call.
@@ -339,6 +365,8 @@ impl Client {
         let etag = header(ETAG.as_str()).map(|etag| etag.trim_matches('"').to_owned());
         let continuation = header("x-ms-continuation");
         let (code, request_id) = (header("iothub-errorcode"), header("x-ms-request-id"));
+        // In seconds; the form with a date is not read, the pause then is our own.
+        let retry_after_secs = header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(cut)? {
             if body.len() + chunk.len() > ANSWER_LIMIT_BYTES {
@@ -349,7 +377,10 @@ impl Client {
         }
         if !status.is_success() {
             let (code, request_id) = (code.as_deref(), request_id.as_deref());
-            return Err(CallError::of(&call, status.as_u16(), code, request_id, &body));
+            return Err(CallError {
+                retry_after_secs,
+                ..CallError::of(&call, status.as_u16(), code, request_id, &body)
+            });
         }
         Ok(Answer {
             date_secs,
@@ -358,15 +389,6 @@ impl Client {
             body,
         })
     }
-}
-
-/// Half of `longest` to all of it.
-pub(crate) fn jittered(longest: Duration) -> Duration {
-    use ring::rand::SecureRandom;
-    let mut bytes = [0; 2];
-    // Without random numbers all wait equally long, which is worse and not wrong.
-    let _ = ring::rand::SystemRandom::new().fill(&mut bytes);
-    longest / 2 + longest.mul_f64(f64::from(u16::from_le_bytes(bytes)) / 131_072.0)
 }
 
 fn http_date(text: &str) -> Option<u64> {
@@ -394,18 +416,6 @@ mod tests {
     fn dates_of_answers() {
         assert_eq!(http_date("Mon, 05 Jan 2026 12:00:00 GMT"), Some(1_767_614_400));
         assert_eq!((http_date("yesterday"), http_date("")), (None, None));
-    }
-
-    #[test]
-    fn pauses_vary_within_bounds() {
-        let longest = Duration::from_millis(800);
-        let pauses: Vec<Duration> = (0..50).map(|_| jittered(longest)).collect();
-        assert!(
-            pauses
-                .iter()
-                .all(|pause| *pause >= longest / 2 && *pause <= longest)
-        );
-        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct CallError {
     pub message: String,
     /// By which the service's support finds the call; empty where there is none.
     pub request_id: String,
+    /// How long the hub asks to wait before the next try; none: it does not say.
+    pub retry_after_secs: Option<u64>,
 }
 
 fn status_text(status: u16, code: &str) -> String {
@@ -79,6 +81,7 @@ impl CallError {
             code: code.or(said).filter(word).unwrap_or_default().to_owned(),
             message: quoted(if text.is_empty() { "no reason given" } else { text }),
             request_id: quoted(request_id.or(tracking).unwrap_or_default()),
+            retry_after_secs: None,
         }
     }
 
@@ -90,6 +93,7 @@ impl CallError {
             code: String::new(),
             message,
             request_id: String::new(),
+            retry_after_secs: None,
         }
     }
 

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`connection`] | connection string, shared access tokens |
 //! | [`entra`] | Entra ID instead: four ways to sign in |
+//! | [`clock`] | time, of this machine or of a test |
 //! | [`client`] | one call: token, pace, retry, bounded answer |
 //! | [`throttle`] | how many calls of a kind fit into a window |
 //! | [`error`] | the hub's code, message and request id, and what to do |
@@ -17,6 +18,7 @@
 //! It decides nothing, and keeps nothing on this machine.
 
 pub mod client;
+pub mod clock;
 pub mod configuration;
 pub mod connection;
 pub mod entra;
@@ -27,6 +29,7 @@ pub mod throttle;
 pub mod twin;
 
 pub use client::{Client, Options};
+pub use clock::{Clock, SystemClock};
 pub use connection::{Connection, ConnectionError, ConnectionString};
 pub use error::CallError;
 pub use live::LiveHub;

@@ -1,14 +1,26 @@
 //! The hub as the roll-out needs it, over the network.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use aiot_iothub::ring::WAVE_TAG;
-use aiot_iothub::rollout::{Device, Hub, HubDeployment, HubError, HubErrorKind, Snapshot};
+use aiot_iothub::rollout::{Device, Hub, HubDeployment, HubError, HubErrorKind, Snapshot, WaveTag};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::client::{Client, jittered};
+use crate::client::Client;
+use crate::error::CallError;
+use crate::throttle::Kind;
 use crate::twin::{self, Devices};
+
+/// Calls a second that one worker makes when a call takes an eighth of a second.
+const CALLS_PER_WORKER: usize = 8;
+/// Fewest and most workers that write waves.
+const WORKERS: (usize, usize) = (4, 32);
+/// Tries to write a wave into a twin that others write at the same time.
+const WAVE_TRIES: usize = 3;
 
 /// A hub behind a [`Client`].
 pub struct LiveHub {
@@ -52,6 +64,36 @@ impl LiveHub {
         self.rows(twin::AGENTS, &mut |rows| each(devices.complete(rows)))?;
         each(devices.into_rest());
         Ok(())
+    }
+
+    /// How long the waves of `devices` devices take at the hub's throttle, in seconds.
+    pub fn waves_secs(&self, devices: usize) -> u64 {
+        let (calls, _) = Kind::TwinWrite.rate(self.client.units());
+        devices.div_ceil(calls) as u64
+    }
+
+    /// Writes one wave. A twin that has changed is read again: a wave that somebody else has written stays.
+    fn tag_wave(&self, tag: &WaveTag<'_>) -> Result<(), CallError> {
+        let mut etag = tag.etag.map(str::to_owned);
+        for _ in 1..WAVE_TRIES {
+            let tags = json!({ WAVE_TAG: tag.wave });
+            match self.client.patch_tags(tag.device, &tags, etag.as_deref()) {
+                Err(error) if error.kind() == HubErrorKind::Stale => {}
+                result => return gone_is_done(result),
+            }
+            let twin = match self.client.twin(tag.device, None) {
+                Ok(twin) => twin,
+                Err(error) => return gone_is_done(Err(error)),
+            };
+            if twin["tags"][WAVE_TAG].is_number() {
+                return Ok(());
+            }
+            etag = twin["etag"].as_str().map(str::to_owned);
+        }
+        gone_is_done(
+            self.client
+                .patch_tags(tag.device, &json!({ WAVE_TAG: tag.wave }), etag.as_deref()),
+        )
     }
 
     /// Rows of a query; where the hub does not want the projection, of whole twins.
@@ -99,11 +141,63 @@ impl Hub for LiveHub {
         Ok(self.client.delete_deployment(id, etag)?)
     }
 
-    fn tag_wave(&mut self, device: &str, wave: u8) -> Result<(), HubError> {
-        Ok(self.client.patch_tags(device, &json!({ WAVE_TAG: wave }))?)
+    /// Some at the same time, so that the throttle is the bound and not the way to the hub; never more than the
+    /// throttle takes.
+    fn tag_waves(&mut self, waves: &[WaveTag<'_>], done: &mut dyn FnMut(usize)) -> Result<(), HubError> {
+        let (calls, _) = Kind::TwinWrite.rate(self.client.units());
+        let workers = (calls / CALLS_PER_WORKER)
+            .clamp(WORKERS.0, WORKERS.1)
+            .min(waves.len());
+        let (next, stopped, failure) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
+        let (sender, receiver) = mpsc::channel();
+        let hub = &*self;
+        let work = |sender: mpsc::Sender<usize>| {
+            while !stopped.load(Ordering::Relaxed) {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(tag) = waves.get(index) else { return };
+                match hub.tag_wave(tag) {
+                    // Nobody hears of it only when this call itself is over.
+                    Ok(()) => drop(sender.send(index)),
+                    Err(error) => {
+                        stopped.store(true, Ordering::Relaxed);
+                        *failure.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(error);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers)
+                .map(|_| {
+                    let (sender, work) = (sender.clone(), &work);
+                    scope.spawn(move || work(sender))
+                })
+                .collect();
+            drop(sender);
+            for index in receiver {
+                done(index);
+            }
+            for thread in threads {
+                // It panics nowhere; if it did, so would we.
+                if let Err(panic) = thread.join() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        });
+        match failure.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
     }
 
     fn wait(&mut self, secs: u64) {
-        std::thread::sleep(jittered(Duration::from_secs(secs)));
+        self.client.wait(Duration::from_secs(secs));
+    }
+}
+
+/// A device that has left the hub needs no wave.
+fn gone_is_done(result: Result<(), CallError>) -> Result<(), CallError> {
+    match result {
+        Err(error) if error.kind() == HubErrorKind::Missing => Ok(()),
+        result => result,
     }
 }

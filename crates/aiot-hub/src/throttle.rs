@@ -40,7 +40,12 @@ pub struct Window {
     calls: usize,
     length: Duration,
     made: VecDeque<Duration>,
+    /// Calls that have a place and no answer yet.
+    under_way: usize,
 }
+
+/// How long to wait where only calls under way are in the way; their answers come at any moment.
+const UNDER_WAY_PAUSE: Duration = Duration::from_millis(5);
 
 impl Window {
     /// No calls yet.
@@ -49,23 +54,31 @@ impl Window {
             calls: calls.max(1),
             length,
             made: VecDeque::new(),
+            under_way: 0,
         }
     }
 
-    /// How long to wait before a call at `now` (since any fixed moment, never smaller than before).
-    pub fn pause(&mut self, now: Duration) -> Duration {
+    /// Takes a place for a call at `now` (since any fixed moment, never smaller than before). It is held until
+    /// [`Window::answered`], so that callers beside each other do not all see the same room.
+    ///
+    /// # Errors
+    /// There is no place: how long to wait before the next try.
+    pub fn reserve(&mut self, now: Duration) -> Result<(), Duration> {
         while self.made.front().is_some_and(|made| *made + self.length <= now) {
             self.made.pop_front();
         }
-        match self.made.len().checked_sub(self.calls) {
-            Some(index) => (self.made[index] + self.length).saturating_sub(now),
-            None => Duration::ZERO,
-        }
+        let Some(index) = (self.made.len() + self.under_way).checked_sub(self.calls) else {
+            self.under_way += 1;
+            return Ok(());
+        };
+        let over = self.made.get(index).map(|made| *made + self.length);
+        Err(over.map_or(UNDER_WAY_PAUSE, |over| over.saturating_sub(now)))
     }
 
     /// A call was answered at `now`. The service has counted it some time before: when the window is over here, it is
     /// over there.
     pub fn answered(&mut self, now: Duration) {
+        self.under_way = self.under_way.saturating_sub(1);
         self.made.push_back(now);
     }
 }
@@ -99,7 +112,10 @@ mod tests {
             let (mut now, mut made) = (Duration::ZERO, Vec::new());
             for (gap, travel) in gaps {
                 now += Duration::from_millis(gap);
-                now += window.pause(now);
+                while let Err(pause) = window.reserve(now) {
+                    prop_assert!(pause > Duration::ZERO);
+                    now += pause;
+                }
                 // It counts there at any moment of its travel; the latest is the worst.
                 now += Duration::from_millis(travel);
                 made.push(now);
@@ -109,6 +125,30 @@ mod tests {
                 if let Some(earlier) = index.checked_sub(calls) {
                     prop_assert!(*time >= made[earlier] + length);
                 }
+            }
+        }
+
+        /// The same with callers beside each other: a place that is taken counts before its answer comes.
+        #[test]
+        fn callers_beside_each_other_keep_below_it_together(
+            calls in 1usize..6,
+            moves in prop::collection::vec((0u64..300, any::<bool>()), 1..200),
+        ) {
+            let length = Duration::from_millis(1000);
+            let mut window = Window::new((calls, length));
+            let (mut now, mut made, mut under_way) = (Duration::ZERO, Vec::new(), 0usize);
+            for (gap, comes) in moves {
+                now += Duration::from_millis(gap);
+                if comes {
+                    under_way += usize::from(window.reserve(now).is_ok());
+                } else if under_way > 0 {
+                    under_way -= 1;
+                    made.push(now);
+                    window.answered(now);
+                }
+                prop_assert!(under_way <= calls);
+                let recent = made.iter().filter(|time| **time + length > now).count();
+                prop_assert!(recent + under_way <= calls);
             }
         }
     }

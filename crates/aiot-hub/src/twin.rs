@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::loose::{Flag, Map, Number, Part, Text};
 
 /// All edge devices with their tags.
-pub const DEVICES: &str = "SELECT deviceId, tags FROM devices WHERE capabilities.iotEdge = true";
+pub const DEVICES: &str = "SELECT deviceId, etag, tags FROM devices WHERE capabilities.iotEdge = true";
 
 /// What all edge agents say.
 pub const AGENTS: &str = "SELECT deviceId, configurations, properties.desired.$version AS desiredVersion, \
@@ -42,6 +42,8 @@ pub fn whole(query: &str) -> String {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceRow {
     device_id: String,
+    #[serde(default)]
+    etag: Text,
     #[serde(default)]
     tags: Value,
 }
@@ -197,6 +199,7 @@ impl Devices {
             let device = Device {
                 id: row.device_id.clone(),
                 tags: row.tags,
+                etag: row.etag.0.unwrap_or_default(),
                 agent: Agent::default(),
             };
             self.waiting.insert(row.device_id, device);

@@ -1,6 +1,6 @@
 //! A hub in a bad mood: throttles, errors, answers that are lost, and a tool that is killed in the middle.
 
-use aiot_iothub::rollout::{Hub, HubDeployment, HubError, HubErrorKind, Snapshot};
+use aiot_iothub::rollout::{Hub, HubDeployment, HubError, HubErrorKind, Snapshot, WaveTag};
 
 use crate::random::Random;
 
@@ -11,6 +11,10 @@ pub struct Faults {
     pub refused_percent: u64,
     /// The call is obeyed, and its answer is lost.
     pub cut_percent: u64,
+    /// The connection breaks before the call comes through. Over the network only.
+    pub lost_percent: u64,
+    /// Somebody saves a deployment just before it is changed, so that its ETag is another one. Over the network only.
+    pub touched_percent: u64,
     /// The tool dies, before or after the call; every later call fails.
     pub kill_percent: u64,
 }
@@ -78,8 +82,12 @@ impl<H: Hub> Hub for Faulty<H> {
         self.around(&mut |hub| hub.delete(id, etag))
     }
 
-    fn tag_wave(&mut self, device: &str, wave: u8) -> Result<(), HubError> {
-        self.around(&mut |hub| hub.tag_wave(device, wave))
+    fn tag_waves(&mut self, waves: &[WaveTag<'_>], done: &mut dyn FnMut(usize)) -> Result<(), HubError> {
+        for (index, wave) in waves.iter().enumerate() {
+            self.around(&mut |hub| hub.tag_waves(std::slice::from_ref(wave), &mut |_| {}))?;
+            done(index);
+        }
+        Ok(())
     }
 
     fn wait(&mut self, secs: u64) {

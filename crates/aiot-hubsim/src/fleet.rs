@@ -12,8 +12,10 @@ use crate::random::{Random, stable};
 /// What is wrong with an image on the devices that it fails on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Ends, again and again.
+    /// Ends, and is not started again.
     Crashes,
+    /// Ends again and again: sometimes it is seen running, sometimes waiting for its next start.
+    CrashLoops,
     /// Its health check fails.
     Unhealthy,
     /// Its model computes something else.
@@ -29,6 +31,19 @@ pub struct Quality {
     pub trouble: Trouble,
 }
 
+/// How an agent says something else than what is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// It says that it has applied what it has only been given.
+    Boasts,
+    /// It never says which version it has looked at.
+    Forgets,
+    /// It reports, and names no module.
+    Empty,
+    /// What it reports has other types than documented.
+    Garbled,
+}
+
 /// What a device is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Behaviour {
@@ -36,12 +51,16 @@ pub struct Behaviour {
     pub pull_secs: u64,
     /// Percent of the days on which it is offline.
     pub offline_percent: u64,
+    /// Days that it is offline, or there, at a time.
+    pub offline_days: u64,
     /// Percent of the passes in which a pull fails.
     pub pull_fails_percent: u64,
     /// Seconds that a report takes to arrive.
     pub late_secs: u64,
     /// No new image fits.
     pub full: bool,
+    /// What its agent says is not what is.
+    pub wrong: Option<Wrong>,
 }
 
 impl Behaviour {
@@ -49,9 +68,11 @@ impl Behaviour {
     pub const GOOD: Behaviour = Behaviour {
         pull_secs: 60,
         offline_percent: 0,
+        offline_days: 1,
         pull_fails_percent: 0,
         late_secs: 0,
         full: false,
+        wrong: None,
     };
 
     /// One of a real fleet.
@@ -62,6 +83,14 @@ impl Behaviour {
             pull_fails_percent: *random.pick(&[0, 0, 0, 20]),
             late_secs: *random.pick(&[0, 0, 600, 7200]),
             full: random.chance(2),
+            offline_days: *random.pick(&[1, 1, 3, 9]),
+            wrong: match random.below(40) {
+                0 => Some(Wrong::Boasts),
+                1 => Some(Wrong::Forgets),
+                2 => Some(Wrong::Empty),
+                3 => Some(Wrong::Garbled),
+                _ => None,
+            },
         }
     }
 }
@@ -97,6 +126,8 @@ pub struct SimulatedDevice {
     /// What it has said, with the time at which the hub hears it.
     pending: Option<(u64, Agent)>,
     heard: Agent,
+    /// Passes since the images that run were started.
+    started_passes: u32,
 }
 
 impl SimulatedDevice {
@@ -114,6 +145,7 @@ impl SimulatedDevice {
             pulled_secs: 0,
             pending: None,
             heard: Agent::default(),
+            started_passes: 0,
         }
     }
 
@@ -126,8 +158,22 @@ impl SimulatedDevice {
         if Arc::ptr_eq(&self.desired, &desired) {
             return;
         }
-        // A device without any deployment keeps what it has.
-        if !desired.deployments.is_empty() && desired.images != self.images {
+        // A device without any deployment keeps what it has, and what it was told.
+        if desired.deployments.is_empty() {
+            if !self.desired.deployments.is_empty() {
+                self.desired = Arc::new(Desired {
+                    deployments: BTreeSet::new(),
+                    ..(*self.desired).clone()
+                });
+            }
+            return;
+        }
+        self.give(desired);
+    }
+
+    /// Gives it content, from whatever deployments or from none.
+    pub(crate) fn give(&mut self, desired: Arc<Desired>) {
+        if desired.images != self.images {
             self.images = desired.images.clone();
             self.desired_version += 1;
             self.pulled_secs = 0;
@@ -160,7 +206,31 @@ impl SimulatedDevice {
         Device {
             id: self.id.clone(),
             tags: self.tags.clone(),
+            etag: String::new(),
             agent,
+        }
+    }
+
+    /// What it says where `agent` is.
+    fn told(&self, agent: Agent) -> Agent {
+        match self.behaviour.wrong {
+            None => agent,
+            Some(Wrong::Boasts) => Agent {
+                reported_version: self.desired_version,
+                code: 200,
+                ..agent
+            },
+            Some(Wrong::Forgets) => Agent {
+                reported_version: 0,
+                code: 0,
+                ..agent
+            },
+            Some(Wrong::Empty) => Agent {
+                modules: BTreeMap::new(),
+                ..agent
+            },
+            // Nothing of it can be read; its twin shows it as it is.
+            Some(Wrong::Garbled) => Agent::default(),
         }
     }
 
@@ -169,7 +239,7 @@ impl SimulatedDevice {
             let _ = at_secs;
             self.heard = agent;
         }
-        let day = (now_secs / 86_400).to_string();
+        let day = (now_secs / 86_400 / self.behaviour.offline_days.max(1)).to_string();
         let seed = seed.to_string();
         self.online = stable(&[&seed, &self.id, &day, "offline"]) % 100 >= self.behaviour.offline_percent;
         if !self.online {
@@ -192,6 +262,10 @@ impl SimulatedDevice {
         }
         // All images are pulled before the first module is stopped.
         if code == 200 && self.pulled_secs >= self.behaviour.pull_secs * missing as u64 {
+            if self.running != self.images {
+                self.started_passes = 0;
+            }
+            self.started_passes = self.started_passes.saturating_add(1);
             self.running = self.images.clone();
         } else if code == 200 {
             code = 0;
@@ -202,13 +276,20 @@ impl SimulatedDevice {
                 quality(image).filter(|quality| stable(&[&self.id, image]) % 100 < quality.fails_percent);
             let status = match fails.map(|quality| quality.trouble) {
                 Some(Trouble::Crashes) => RuntimeStatus::Failed,
+                Some(Trouble::CrashLoops) if stable(&[&self.id, image, &pass]).is_multiple_of(2) => {
+                    RuntimeStatus::Backoff
+                }
                 Some(Trouble::Unhealthy) => RuntimeStatus::Unhealthy,
                 _ => RuntimeStatus::Running,
             };
             let report = ModuleReport {
                 image: image.clone(),
                 status,
-                restart_count: 0,
+                // The agent starts it some times in a pass, and forgets only what has run for ten minutes.
+                restart_count: match fails.map(|quality| quality.trouble) {
+                    Some(Trouble::CrashLoops) => self.started_passes.saturating_mul(4),
+                    _ => 0,
+                },
                 self_check: Some(fails.is_none_or(|quality| quality.trouble != Trouble::SelfCheck)),
                 drifting: false,
             };
@@ -225,6 +306,7 @@ impl SimulatedDevice {
             deployments: BTreeSet::new(),
             modules: self.running.iter().map(report).collect(),
         };
+        let agent = self.told(agent);
         if self.behaviour.late_secs == 0 {
             self.heard = agent;
         } else if self.pending.is_none() {

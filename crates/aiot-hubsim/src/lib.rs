@@ -27,9 +27,9 @@ pub mod service;
 pub mod sized;
 
 pub use faults::{Faults, Faulty};
-pub use fleet::{Behaviour, Fleet, Quality, Trouble};
+pub use fleet::{Behaviour, Fleet, Quality, Trouble, Wrong};
 pub use population::population;
 pub use random::Random;
 pub use rest::Simulator;
 pub use serve::Server;
-pub use service::{Direct, Service, ServiceError};
+pub use service::{Change, Direct, Service, ServiceError};

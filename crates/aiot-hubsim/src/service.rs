@@ -9,11 +9,13 @@ use std::sync::Arc;
 use aiot_iothub::Condition;
 use aiot_iothub::ring::WAVE_TAG;
 use aiot_iothub::rollout::declared::images;
-use aiot_iothub::rollout::{Device, Hub, HubDeployment, HubError, HubErrorKind, Snapshot, effective};
+use aiot_iothub::rollout::{
+    Device, Hub, HubDeployment, HubError, HubErrorKind, Snapshot, WaveTag, effective,
+};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::fleet::{Desired, Fleet};
+use crate::fleet::{Behaviour, Desired, Fleet};
 
 /// Calls that create, change, list or delete deployments, per minute and unit of S1.
 pub const CONFIGURATION_CALLS_PER_MINUTE: usize = 20;
@@ -60,6 +62,15 @@ impl ServiceError {
     }
 }
 
+/// A deployment before and after a call that was obeyed.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// None: it was created.
+    pub before: Option<HubDeployment>,
+    /// None: it was deleted.
+    pub after: Option<HubDeployment>,
+}
+
 /// A hub with its fleet.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -75,6 +86,8 @@ pub struct Service {
     pub calls_per_minute: usize,
     /// One line per change, for the story of a failure; the oldest are dropped beyond [`LOG_LIMIT_LINES`].
     pub log: VecDeque<String>,
+    /// Every change of a deployment, for whoever judges callers; none: nobody does.
+    pub journal: Option<Vec<Change>>,
     deployments: BTreeMap<String, HubDeployment>,
     conditions: BTreeMap<String, Option<Condition>>,
     /// Merged contents by the deployments that match: contents never change, so neither does this.
@@ -93,6 +106,7 @@ impl Service {
             throttled: 0,
             calls_per_minute: CONFIGURATION_CALLS_PER_MINUTE,
             log: VecDeque::new(),
+            journal: None,
             deployments: BTreeMap::new(),
             conditions: BTreeMap::new(),
             merged: BTreeMap::new(),
@@ -202,7 +216,8 @@ impl Service {
             "put {id} `{}` priority {} {:?}",
             stored.condition, stored.priority, stored.labels
         );
-        self.deployments.insert(id.clone(), stored.clone());
+        let before = self.deployments.insert(id.clone(), stored.clone());
+        self.note(before, Some(stored.clone()));
         self.changed(text);
         Ok(stored)
     }
@@ -224,7 +239,8 @@ impl Service {
                 format!("ETag mismatch for `{id}`"),
             ));
         }
-        self.deployments.remove(id);
+        let before = self.deployments.remove(id);
+        self.note(before, None);
         self.changed(format!("delete {id}"));
         Ok(())
     }
@@ -242,6 +258,41 @@ impl Service {
         overlay(&mut found.tags, tags);
         self.told(format!("tags of {device} {tags}"));
         self.evaluate(device);
+        Ok(())
+    }
+
+    /// `POST /devices/{id}/applyConfigurationContent`: content for one device, without a deployment. The next deployment
+    /// that the hub finds for the device takes its place (inferred; docs say that both must not be mixed).
+    ///
+    /// # Errors
+    /// 404, and 400 for content without an agent.
+    pub fn apply_content(&mut self, device: &str, content: &Value) -> Result<(), ServiceError> {
+        let found = self
+            .fleet
+            .devices
+            .get_mut(device)
+            .ok_or_else(|| error(404, "DeviceNotFound", device))?;
+        let alone = HubDeployment {
+            content: Arc::new(content.clone()),
+            condition: "*".to_owned(),
+            ..HubDeployment::default()
+        };
+        let invalid = || {
+            error(
+                400,
+                "InvalidConfigurationContent",
+                "The content provided for configuration is invalid. Please check and try again",
+            )
+        };
+        let Ok(Some((_, merged))) = effective(std::iter::once(&alone)) else {
+            return Err(invalid());
+        };
+        found.give(Arc::new(Desired {
+            deployments: BTreeSet::new(),
+            images: images(&merged.to_content()),
+            merged,
+        }));
+        self.told(format!("content for {device} alone"));
         Ok(())
     }
 
@@ -308,7 +359,35 @@ impl Service {
         Arc::clone(self.merged.entry(key).or_insert_with(merge))
     }
 
-    fn told(&mut self, text: String) {
+    fn note(&mut self, before: Option<HubDeployment>, after: Option<HubDeployment>) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(Change { before, after });
+        }
+    }
+
+    /// Somebody saves a deployment as it is, in the portal: it gets another ETag, and nothing else changes.
+    pub fn touch(&mut self, id: &str) {
+        if let Some(found) = self.deployments.get_mut(id) {
+            self.etag += 1;
+            found.etag = format!("e{}", self.etag);
+            self.told(format!("somebody saves {id} as it is"));
+        }
+    }
+
+    /// A device joins the hub.
+    pub fn join(&mut self, id: &str, tags: Value, behaviour: Behaviour) {
+        self.fleet.add(id, tags, behaviour);
+        self.told(format!("{id} joins"));
+        self.evaluate(id);
+    }
+
+    /// A device leaves the hub.
+    pub fn leave(&mut self, id: &str) {
+        self.fleet.devices.remove(id);
+        self.told(format!("{id} leaves"));
+    }
+
+    pub(crate) fn told(&mut self, text: String) {
         let line = format!("{} {text}", aiot_iothub::quiet::time_text(self.now_secs));
         self.log.push_back(line);
         if self.log.len() > LOG_LIMIT_LINES {
@@ -433,9 +512,17 @@ impl Hub for Direct<'_> {
             .map_err(|error| error.to_hub_error(&format!("delete {id}")))
     }
 
-    fn tag_wave(&mut self, device: &str, wave: u8) -> Result<(), HubError> {
-        let result = self.service.patch_tags(device, &json!({ WAVE_TAG: wave }));
-        result.map_err(|error| error.to_hub_error(&format!("tag {device}")))
+    fn tag_waves(&mut self, waves: &[WaveTag<'_>], done: &mut dyn FnMut(usize)) -> Result<(), HubError> {
+        for (index, tag) in waves.iter().enumerate() {
+            let result = self
+                .service
+                .patch_tags(tag.device, &json!({ WAVE_TAG: tag.wave }));
+            match result.map_err(|error| error.to_hub_error(&format!("tag {}", tag.device))) {
+                Err(error) if error.kind != HubErrorKind::Missing => return Err(error),
+                _ => done(index),
+            }
+        }
+        Ok(())
     }
 
     fn wait(&mut self, secs: u64) {

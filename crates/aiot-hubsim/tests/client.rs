@@ -160,7 +160,10 @@ fn a_snapshot_says_what_devices_run() {
     {
         module.self_check = None;
     }
-    assert_eq!(snapshot.devices, direct);
+    for device in &mut direct {
+        device.etag = "v1".to_owned();
+    }
+    assert!(snapshot.devices == direct, "what the wire says is something else");
 }
 
 #[test]
@@ -201,7 +204,7 @@ fn twins_and_tags() {
     let server = server(2, 1000);
     let client = client(&server);
     client
-        .patch_tags("device-0001", &json!({"aiotWave": 7, "kind": null}))
+        .patch_tags("device-0001", &json!({"aiotWave": 7, "kind": null}), None)
         .unwrap();
     let twin = client.twin("device-0001", None).unwrap();
     assert_eq!(twin["tags"], json!({"number": 1, "aiotWave": 7}));
@@ -214,7 +217,9 @@ fn twins_and_tags() {
         (HubErrorKind::Missing, "DeviceNotFound")
     );
     let long = "x".repeat(9000);
-    let refused = client.patch_tags("device-0001", &json!({"a": long})).unwrap_err();
+    let refused = client
+        .patch_tags("device-0001", &json!({"a": long}), None)
+        .unwrap_err();
     assert_eq!(
         (refused.status, refused.code.as_str()),
         (403, "DeviceModelMaxPropertiesExceeded")

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aiot_build::BuildError;
 use aiot_build::environment::generated;
 use aiot_build::paths::Paths;
+use aiot_hubsim::rest::entra;
 use aiot_hubsim::{Quality, Server, Service, Trouble, population};
 use aiot_iothub::rollout::declared::images;
 
@@ -99,6 +100,8 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
     // The key is a secret even here: it is in a file for this user alone, and nowhere else.
     write(&connection, &server.connection_string())?;
     write(&ca, server.ca_pem())?;
+    let entra = folder.join("entra");
+    write(&entra, &entra_variables(&server, &ca, *units))?;
     match format {
         Format::Text => print!(
             "export AIOT_HUB_CONNECTION_FILE={}\nexport AIOT_HUB_CA_FILE={}\nexport AIOT_HUB_UNITS={units}\n",
@@ -109,20 +112,39 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             "{}",
             serde_json::json!({
                 "schema": 1, "port": server.port(), "devices": count, "connection-file": connection, "ca-file": ca,
-                "units": units,
+                "entra-file": entra, "units": units,
             })
         ),
     }
     std::io::stdout().flush().map_err(BuildError::other)?;
     eprintln!(
         "a hub with {count} devices; set the above in another terminal, and run\n  cargo xtask deploy advance \
-         --environment {environment}\nThe fleet as a picture: https://localhost:{}/ (certificate from {}). Ctrl-C ends it.",
+         --environment {environment}\nTo sign in as an Entra identity instead of by the hub's key: `. {}`\nThe fleet as a picture: https://localhost:{}/ (certificate from {}). Ctrl-C ends it.",
+        quoted(&entra),
         server.port(),
         ca.display()
     );
     loop {
         std::thread::park();
     }
+}
+
+/// What to set for an application's identity that the simulated token endpoint knows; holds its secret.
+fn entra_variables(server: &Server, ca: &Path, units: u32) -> String {
+    let port = server.port();
+    let secret = server.simulator().entra.secret.clone();
+    format!(
+        "# For a shell: the simulated hub by Entra ID, as an application with a secret.\n\
+         unset AIOT_HUB_CONNECTION_STRING AIOT_HUB_CONNECTION_FILE\n\
+         export AIOT_HUB_HOSTNAME=localhost:{port}\n\
+         export AIOT_HUB_CREDENTIAL=client-secret\n\
+         export AZURE_AUTHORITY_HOST=https://localhost:{port}\n\
+         export AZURE_TENANT_ID={}\nexport AZURE_CLIENT_ID={}\nexport AZURE_CLIENT_SECRET={secret}\n\
+         export AIOT_HUB_CA_FILE={}\nexport AIOT_HUB_UNITS={units}\n",
+        entra::TENANT,
+        entra::CLIENT,
+        quoted(ca)
+    )
 }
 
 fn write(path: &Path, text: &str) -> Result<(), BuildError> {

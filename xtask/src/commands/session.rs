@@ -187,7 +187,7 @@ pub fn show(
     let notes = notes(&session.declared, snapshot);
     match format {
         Format::Text => {
-            print!("{}", text(decision, is_done));
+            print!("{}", text(session, decision, is_done));
             for note in &notes {
                 println!("note: {note}");
             }
@@ -203,7 +203,7 @@ pub fn show(
     }
 }
 
-fn text(decision: &Decision, is_done: bool) -> String {
+fn text(session: &Session, decision: &Decision, is_done: bool) -> String {
     let rows: Vec<Vec<String>> = decision
         .lineages
         .iter()
@@ -248,8 +248,13 @@ fn text(decision: &Decision, is_done: bool) -> String {
     }
     if !tags.is_empty() {
         text.push_str(&format!(
-            "  write the wave of {} devices into their tags\n",
-            tags.len()
+            "  write the wave of {} devices into their tags ({} at the throttle of a hub with {})\n",
+            tags.len(),
+            duration(session.hub.waves_secs(tags.len())),
+            match session.hub.client().units() {
+                1 => "1 unit".to_owned(),
+                units => format!("{units} units"),
+            }
         ));
     }
     for step in steps {
@@ -283,10 +288,20 @@ fn data(session: &Session, decision: &Decision, notes: &[String], is_done: bool)
             })
         })
         .collect();
+    let is_tag = |step: &&Step| matches!(step.action, Action::Tag { .. });
+    let tags = decision.steps.iter().filter(is_tag).count();
     json!({
         "schema": 1, "environment": declared.list().environment, "hub": hub, "commit": declared.commit,
-        "done": is_done, "steps": steps, "lineages": decision.lineages, "used": decision.used, "notes": notes,
+        "done": is_done, "waves": { "devices": tags, "seconds": session.hub.waves_secs(tags) }, "steps": steps, "lineages": decision.lineages, "used": decision.used, "notes": notes,
     })
+}
+
+/// For people.
+fn duration(secs: u64) -> String {
+    match secs {
+        0..100 => format!("{} s", secs.max(1)),
+        secs => format!("{} minutes", secs.div_ceil(60)),
+    }
 }
 
 fn word(action: &Action) -> &'static str {

@@ -138,14 +138,15 @@ impl Client {
         ))
     }
 
-    /// Lays `tags` over a device's; null removes. Other tags stay.
+    /// Lays `tags` over a device's; null removes. Other tags stay. `if_match`: only if the twin's ETag is this one; none:
+    /// whatever it is.
     ///
     /// # Errors
     /// [`CallError`]
-    pub fn patch_tags(&self, device: &str, tags: &Value) -> Result<(), CallError> {
+    pub fn patch_tags(&self, device: &str, tags: &Value, if_match: Option<&str>) -> Result<(), CallError> {
         let body = json!({ "tags": tags });
         let request = Request {
-            if_match: Some("*"),
+            if_match: Some(if_match.unwrap_or("*")),
             body: Some(&body),
             ..Request::new(Kind::TwinWrite, Method::PATCH, twin_path(device, None))
         };

@@ -6,13 +6,15 @@
 //! | [`entra`] | sign-in and bearer tokens |
 //! | [`configurations`] | deployments: wire form, ETags, metrics |
 //! | [`twins`] | twins, modules, queries with pages |
+//! | `methods` | direct methods, and content for one device |
 //!
 //! Sources: the service's REST description (API version 2021-04-12), recorded sessions of its clients, docs on quotas.
-//! Not served: jobs, methods, identities' creation, `applyConfigurationContent`.
+//! Not served: jobs, and the creation of identities.
 
 pub mod auth;
 pub mod configurations;
 pub mod entra;
+mod methods;
 pub mod twins;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,6 +58,17 @@ pub struct Reply {
     pub cut: bool,
 }
 
+impl Reply {
+    /// Nothing comes back.
+    fn broken() -> Reply {
+        Reply {
+            status: 200,
+            cut: true,
+            ..Reply::default()
+        }
+    }
+}
+
 /// Times that only the outside knows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
@@ -78,11 +91,23 @@ pub struct Simulator {
     pub calls: BTreeMap<String, u64>,
     /// Who may sign in by Entra ID.
     pub entra: entra::Entra,
+    /// The tool that calls is dead: nothing of it comes through any more, until this is false again.
+    pub killed: bool,
+    /// At which request, counted in [`Simulator::requests`], the tool dies; true: the request still comes through, and
+    /// its answer does not.
+    pub kill_at: Option<(u64, bool)>,
+    /// Requests so far.
+    pub requests: u64,
+    /// Throttles are counted in the service's time and not in real time; it passes by [`Simulator::wait`] too.
+    pub virtual_time: bool,
+    /// Whether every request goes into the service's log.
+    pub tells_requests: bool,
+    /// Milliseconds beyond [`Service::now_secs`].
+    beyond_ms: u64,
     authority: String,
     policy: String,
     key: Vec<u8>,
     random: Random,
-    requests: u64,
     units: u64,
     windows: BTreeMap<&'static str, VecDeque<u64>>,
     written: configurations::Written,
@@ -103,6 +128,11 @@ impl Simulator {
             throttled: 0,
             calls: BTreeMap::new(),
             entra: entra::Entra::new(key),
+            killed: false,
+            kill_at: None,
+            virtual_time: false,
+            tells_requests: false,
+            beyond_ms: 0,
             authority: authority.to_owned(),
             policy: POLICY.to_owned(),
             key: key.to_owned(),
@@ -117,18 +147,37 @@ impl Simulator {
 
     /// Answers a request.
     pub fn handle(&mut self, request: &Request, clock: Clock) -> Reply {
+        if self.killed {
+            return self.told(request, Reply::broken(), "the tool is dead");
+        }
         self.requests += 1;
+        let after = self.dies();
+        if self.killed && after != Some(true) {
+            return self.told(request, Reply::broken(), "the tool dies before it");
+        }
         if let Some(reply) = self.entra.answer(request, clock.unix_secs) {
             return reply;
         }
-        let mut reply = match self.faulty() {
+        if self.draw(self.faults.lost_percent) {
+            return self.told(request, Reply::broken(), "lost on its way");
+        }
+        let faulty = if after.is_some() { None } else { self.faulty() };
+        let asks_to_wait = faulty.as_ref().is_some_and(|error| error.status == 429) && self.random.chance(50);
+        let mut reply = match faulty {
             Some(error) => failed(&error, self.requests, self.service.now_secs),
-            None => self
-                .route(request, clock)
-                .unwrap_or_else(|error| failed(&error, self.requests, self.service.now_secs)),
+            None => {
+                self.touch(request);
+                self.route(request, clock)
+                    .unwrap_or_else(|error| failed(&error, self.requests, self.service.now_secs))
+            }
         };
+        if asks_to_wait {
+            // The sources show none from this service; gateways before it may send one.
+            let secs = self.random.below(60).to_string();
+            reply.headers.insert("retry-after".to_owned(), secs);
+        }
         // Drawn in any case, so that the story of a seed does not hang on what was asked.
-        reply.cut = self.random.chance(self.faults.cut_percent);
+        reply.cut = self.random.chance(self.faults.cut_percent) || after.is_some();
         let date = jiff::Timestamp::from_second(i64::try_from(self.service.now_secs).unwrap_or(i64::MAX))
             .ok()
             .and_then(|time| {
@@ -143,6 +192,73 @@ impl Simulator {
             "x-ms-request-id".to_owned(),
             format!("simulated-{}", self.requests),
         );
+        let what = match (reply.cut, after) {
+            (_, Some(_)) => "the tool dies after it",
+            (true, None) => "its answer is lost",
+            (false, None) => "",
+        };
+        self.told(request, reply, what)
+    }
+
+    /// Begins the numbers that decide faults anew.
+    pub fn seed(&mut self, seed: u64) {
+        self.random = Random::new(seed);
+    }
+
+    /// Time by which throttles are counted where it is virtual, in milliseconds.
+    pub fn virtual_ms(&self) -> u64 {
+        self.service
+            .now_secs
+            .saturating_mul(1000)
+            .saturating_add(self.beyond_ms)
+    }
+
+    /// Somebody who calls waits, in virtual time: the hub's clock goes on, the devices do not.
+    pub fn wait(&mut self, pause_ms: u64) {
+        let total_ms = self.beyond_ms + pause_ms;
+        self.service.now_secs += total_ms / 1000;
+        self.beyond_ms = total_ms % 1000;
+    }
+
+    /// As [`Random::chance`], without drawing for a fault that is not wanted.
+    fn draw(&mut self, percent: u64) -> bool {
+        percent > 0 && self.random.chance(percent)
+    }
+
+    /// Whether the tool dies at this request; true: after it.
+    fn dies(&mut self) -> Option<bool> {
+        let after = self
+            .kill_at
+            .filter(|(at, _)| *at == self.requests)
+            .map(|(_, after)| after)
+            .or_else(|| {
+                self.draw(self.faults.kill_percent)
+                    .then(|| self.random.chance(50))
+            });
+        self.killed |= after.is_some();
+        after
+    }
+
+    /// Somebody else may save a deployment just before it is changed.
+    fn touch(&mut self, request: &Request) {
+        let changes = matches!(request.method.as_str(), "PUT" | "DELETE");
+        if let Some(id) = request.path.strip_prefix("/configurations/")
+            && changes
+            && self.draw(self.faults.touched_percent)
+        {
+            self.service.touch(&decode(id));
+        }
+    }
+
+    fn told(&mut self, request: &Request, reply: Reply, what: &str) -> Reply {
+        if self.tells_requests {
+            let (method, path, status) = (&request.method, &request.path, reply.status);
+            self.service.told(
+                format!("  {method} {path} → {status} {what}")
+                    .trim_end()
+                    .to_owned(),
+            );
+        }
         reply
     }
 
@@ -184,6 +300,14 @@ impl Simulator {
                 self.throttle("queries", 20 * self.units, minute, clock)?;
                 twins::query(self, request)
             }
+            ("POST", ["devices", id, "applyConfigurationContent"]) => {
+                self.throttle("configurations", 20 * self.units, minute, clock)?;
+                methods::apply_content(self, request, id)
+            }
+            ("POST", ["twins", id, "methods"]) => methods::invoke(self, request, id, None),
+            ("POST", ["twins", id, "modules", module, "methods"]) => {
+                methods::invoke(self, request, id, Some(module))
+            }
             ("GET", ["twins", ..]) => {
                 self.throttle("twin reads", (10 * self.units).max(100), second, clock)?;
                 twins::read(self, &parts[1..])
@@ -211,11 +335,13 @@ impl Simulator {
         length_ms: u64,
         clock: Clock,
     ) -> Result<(), ServiceError> {
+        let now_ms = if self.virtual_time {
+            self.virtual_ms()
+        } else {
+            clock.elapsed_ms
+        };
         let window = self.windows.entry(kind).or_default();
-        while window
-            .front()
-            .is_some_and(|made| made + length_ms <= clock.elapsed_ms)
-        {
+        while window.front().is_some_and(|made| made + length_ms <= now_ms) {
             window.pop_front();
         }
         if window.len() as u64 >= calls {
@@ -226,7 +352,7 @@ impl Simulator {
                 format!("too many {kind}: {calls} in {length_ms} ms"),
             ));
         }
-        window.push_back(clock.elapsed_ms);
+        window.push_back(now_ms);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use aiot_iothub::rollout::ModuleReport;
 use serde_json::{Map, Value, json};
 
 use super::{PAGE_LIMIT_ROWS, Reply, Request, Simulator, body_of, error, if_match, ok};
-use crate::fleet::SimulatedDevice;
+use crate::fleet::{SimulatedDevice, Wrong};
 use crate::query::{Collection, Document, Query, Selection};
 use crate::service::{ServiceError, overlay};
 
@@ -38,6 +38,7 @@ impl Document for Twin<'_> {
         match words.as_slice() {
             ["deviceId"] => Some(self.device.id.as_str().into()),
             ["moduleId"] => Some(self.module?.into()),
+            ["etag"] => Some(etag(self.version()).into()),
             ["tags", ..] if self.module.is_none() => path[1..]
                 .iter()
                 .try_fold(&self.device.tags, |value, key| value.get(key))
@@ -54,13 +55,7 @@ impl Document for Twin<'_> {
     }
 
     fn whole(&self) -> Value {
-        let version = self
-            .hub
-            .patched
-            .versions
-            .get(&self.device.id)
-            .copied()
-            .unwrap_or(1);
+        let version = self.version();
         let keys = [
             "schemaVersion",
             "runtime",
@@ -97,6 +92,11 @@ impl Document for Twin<'_> {
 }
 
 impl Twin<'_> {
+    fn version(&self) -> u64 {
+        let versions = &self.hub.patched.versions;
+        versions.get(&self.device.id).copied().unwrap_or(1)
+    }
+
     fn configurations(&self) -> Value {
         if self.module != Some("$edgeAgent") {
             return json!({});
@@ -131,6 +131,9 @@ impl Twin<'_> {
     /// One entry of the reported properties.
     fn reported(&self, key: &str) -> Option<Value> {
         let agent = self.device.heard();
+        if self.device.behaviour.wrong == Some(Wrong::Garbled) && self.module == Some("$edgeAgent") {
+            return garbled(key);
+        }
         match (self.module?, key) {
             (_, "schemaVersion") => Some("1.1".into()),
             ("$edgeAgent", "runtime") => Some(json!({"type": "docker", "platform": {"os": "linux"}})),
@@ -152,6 +155,21 @@ impl Twin<'_> {
             (module, "drift") => Some(json!({ "drifting": agent.modules.get(module)?.drifting })),
             _ => None,
         }
+    }
+}
+
+/// What an agent says that has gone mad: each entry of a type that it must not have.
+fn garbled(key: &str) -> Option<Value> {
+    match key {
+        "lastDesiredVersion" => Some("seven".into()),
+        "lastDesiredStatus" => Some(json!([200])),
+        "systemModules" => {
+            Some(json!({"edgeAgent": "runs", "edgeHub": {"settings": [], "restartCount": "many"}}))
+        }
+        "modules" => {
+            Some(json!({"m0": null, "m1": {"settings": {"image": 7}, "runtimeStatus": {"is": "running"}}}))
+        }
+        _ => None,
     }
 }
 

@@ -32,5 +32,5 @@ fn the_official_client_agrees() {
         .env("REQUESTS_CA_BUNDLE", &ca_file)
         .env("NO_PROXY", "localhost"));
     let ended = ended.expect(0);
-    assert!(ended.stdout.contains("14 checks"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("21 checks"), "{}", ended.stdout);
 }

@@ -8,7 +8,8 @@ import os
 import sys
 
 from azure.iot.hub import IoTHubConfigurationManager, IoTHubRegistryManager
-from azure.iot.hub.models import Configuration, ConfigurationContent, ConfigurationMetrics, QuerySpecification, Twin
+from azure.iot.hub.models import (CloudToDeviceMethod, Configuration, ConfigurationContent, ConfigurationMetrics,
+                                  QuerySpecification, Twin)
 from azure.iot.hub.protocol.models import ConfigurationQueriesTestInput
 from msrest.exceptions import HttpOperationError
 
@@ -112,6 +113,29 @@ agents = registry.query_iot_hub(QuerySpecification(
 names = sorted(agent.device_id for agent in agents.items)
 check("modules", {"$edgeAgent", "$edgeHub"} <= modules and names == ["edge-00", "edge-01", "edge-02", "edge-03"],
       (modules, names))
+
+# swagger: a method's answer is status and payload of the device; docs: the agent answers ping with 200 and null.
+def method(name, payload=None, module="$edgeAgent", device="edge-00", wait=5):
+    call = CloudToDeviceMethod(method_name=name, payload=payload, response_timeout_in_seconds=wait)
+    return registry.invoke_device_module_method(device, module, call)
+
+
+pong = method("ping")
+check("ping", (pong.status, pong.payload) == (200, None), pong)
+check("restart", method("RestartModule", {"schemaVersion": "1.0", "id": "none"}).status == 400)
+check("no module", refused(lambda: method("ping", module="ghost"), 404, "DeviceNotOnline"))
+check("no device", refused(lambda: method("ping", device="ghost"), 404, "DeviceNotFound"))
+# swagger: responseTimeoutInSeconds is 5 to 300.
+check("timeout", refused(lambda: method("ping", wait=301), 400, "ArgumentInvalid"))
+
+# docs: applyConfigurationContent is 204 and needs no deployment; the agent's twin then has the content.
+configurations.apply_configuration_on_edge_device("edge-20", ConfigurationContent(modules_content=desired("r/vision@sha256:9")))
+agent = registry.get_module_twin("edge-20", "$edgeAgent")
+check("content", agent.properties.desired["modules"]["vision"]["settings"]["image"] == "r/vision@sha256:9", agent)
+# recorded (issue 2419 of the C# SDK): content without an agent is 400.
+nothing = ConfigurationContent(modules_content={"vision": {"properties.desired": {}}})
+check("no agent", refused(lambda: configurations.apply_configuration_on_edge_device("edge-20", nothing), 400,
+                          "InvalidConfigurationContent"))
 
 # swagger: DELETE is 204, and what is gone is 404.
 configurations.delete_configuration("prod-a")

@@ -1,42 +1,123 @@
-//! What must hold, computed a second time and in another way than the roll-out does.
+//! What must hold, computed a second time and in another way than the roll-out does, from the hub's own journal: so it
+//! is the same whatever way the calls came, and whether their answers arrived or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aiot_hubsim::{Direct, Service, Trouble};
+use aiot_hubsim::{Change, Service, Trouble};
 use aiot_iothub::rollout::declared::images;
-use aiot_iothub::rollout::{Declared, Hub, HubDeployment, HubError, Snapshot};
+use aiot_iothub::rollout::{Declared, HubDeployment, effective};
 use aiot_iothub::{Condition, Ring};
 
-/// A hub that checks after every call that no device lost what it should run, and before every widening that the
-/// ring was well.
-pub struct Watched<'a> {
-    pub direct: Direct<'a>,
+/// One run of the tool, as far as it must be known to judge it.
+pub struct Run<'a> {
     /// What the devices should run: of the commit whose tool calls.
     pub declared: &'a Declared,
     /// A rollback takes new models away again; what a finished release brought must stay even then.
     pub rolling_back: bool,
+    /// ETags that it has seen, in its look at the hub.
+    pub seen: BTreeSet<String>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Happened {
     pub widened: u64,
     pub finished: u64,
     pub stopped: u64,
 }
 
+/// The hub's deployments as they were when it was last judged.
+#[derive(Default)]
+pub struct Oracle {
+    pub deployments: BTreeMap<String, HubDeployment>,
+    merged: BTreeMap<Vec<(String, u32)>, BTreeMap<String, String>>,
+}
+
 type Runs = BTreeMap<String, BTreeMap<String, String>>;
 
-impl Watched<'_> {
-    fn runs(&mut self) -> Runs {
-        let ids: Vec<String> = self.direct.service.fleet.devices.keys().cloned().collect();
-        ids.into_iter()
-            .map(|id| (id.clone(), self.direct.service.desired(&id).1))
-            .collect()
+impl Oracle {
+    /// Judges what a run has changed, call by call.
+    pub fn judge(&mut self, service: &Service, changes: &[Change], run: &mut Run<'_>) -> Happened {
+        let mut happened = Happened::default();
+        for Change { before, after } in changes {
+            let id = &before.as_ref().or(after.as_ref()).expect("one of both").id;
+            if let Some(before) = before {
+                assert!(
+                    run.seen.contains(&before.etag),
+                    "`{id}` is overwritten as {}, which this run has never seen",
+                    before.etag
+                );
+            }
+            let runs = self.runs(service);
+            match after {
+                Some(after) => {
+                    run.seen.insert(after.etag.clone());
+                    self.deployments.insert(id.clone(), after.clone());
+                }
+                None => {
+                    self.deployments.remove(id);
+                }
+            }
+            let (used, limit) = (self.deployments.len() as u64, service.deployment_limit);
+            assert!(used <= limit, "{used} of {limit} deployments");
+            self.check_nothing_lost(service, &runs, run);
+            let (Some(before), Some(after)) = (before, after) else {
+                continue;
+            };
+            let ring = |one: &HubDeployment| {
+                let name = one.labels.get("aiot-ring").map_or("", String::as_str);
+                run.declared.ring_index(name)
+            };
+            if let (Some(from), Some(to)) = (ring(before), ring(after))
+                && from < to
+            {
+                happened.widened += 1;
+                assert_eq!(from + 1, to, "a ring is skipped");
+                Self::check_healthy(service, before, &run.declared.list().rings[from]);
+            }
+            let gets = |label: &str| {
+                u64::from(!before.labels.contains_key(label) && after.labels.contains_key(label))
+            };
+            happened.finished += gets("aiot-finished");
+            happened.stopped += gets("aiot-stopped");
+        }
+        happened
+    }
+
+    /// What each device shall run by the deployments as they stand here.
+    fn runs(&mut self, service: &Service) -> Runs {
+        let conditions: Vec<(&HubDeployment, Condition)> = self
+            .deployments
+            .values()
+            .filter_map(|one| Some((one, one.condition.parse().ok()?)))
+            .collect();
+        let merged = &mut self.merged;
+        let mut of = |id: &String, tags: &serde_json::Value| {
+            let matching: Vec<&HubDeployment> = conditions
+                .iter()
+                .filter(|(_, condition)| condition.matches(id, tags))
+                .map(|(one, _)| *one)
+                .collect();
+            let key = matching
+                .iter()
+                .map(|one| (one.id.clone(), one.priority))
+                .collect();
+            let merge = || match effective(matching.iter().copied()) {
+                Ok(Some((_, merged))) => images(&merged.to_content()),
+                _ => BTreeMap::new(),
+            };
+            (id.clone(), merged.entry(key).or_insert_with(merge).clone())
+        };
+        let devices = &service.fleet.devices;
+        devices.iter().map(|(id, device)| of(id, &device.tags)).collect()
     }
 
     /// Modules that a device should have: declared for it, and already there before.
-    fn check_nothing_lost(&mut self, before: &Runs) {
-        let after = self.runs();
+    fn check_nothing_lost(&mut self, service: &Service, before: &Runs, run: &Run<'_>) {
+        let after = self.runs(service);
         let finished: Vec<(Option<Condition>, BTreeSet<String>)> = self
-            .direct
-            .service
-            .peek()
+            .deployments
+            .values()
             .filter(|one| {
                 one.labels.contains_key("aiot-finished") && !one.labels.contains_key("aiot-rolled-back")
             })
@@ -47,7 +128,7 @@ impl Watched<'_> {
                 )
             })
             .collect();
-        let declared: Vec<(Condition, BTreeSet<String>)> = self
+        let declared: Vec<(Condition, BTreeSet<String>)> = run
             .declared
             .list()
             .deployments
@@ -56,14 +137,14 @@ impl Watched<'_> {
                 let full = one.rings.last().unwrap().condition.parse().unwrap();
                 (
                     full,
-                    images(self.declared.content(&one.id).unwrap())
+                    images(run.declared.content(&one.id).unwrap())
                         .into_keys()
                         .collect(),
                 )
             })
             .collect();
         for (id, had) in before {
-            let device = &self.direct.service.fleet.devices[id];
+            let device = &service.fleet.devices[id];
             let wanted: BTreeSet<&String> = declared
                 .iter()
                 .filter(|(condition, _)| condition.matches(id, &device.tags))
@@ -76,7 +157,7 @@ impl Watched<'_> {
                             .as_ref()
                             .is_some_and(|one| one.matches(id, &device.tags))
                 };
-                if self.rolling_back && !finished.iter().any(there) {
+                if run.rolling_back && !finished.iter().any(there) {
                     continue;
                 }
                 assert!(
@@ -87,8 +168,7 @@ impl Watched<'_> {
         }
     }
 
-    fn check_healthy(&self, before: &HubDeployment, ring: &Ring) {
-        let service: &Service = self.direct.service;
+    fn check_healthy(service: &Service, before: &HubDeployment, ring: &Ring) {
         let condition: Condition = before.condition.parse().expect("a ring's condition");
         let wanted = images(&before.content);
         let (mut targeted, mut reported) = (0usize, 0usize);
@@ -110,7 +190,7 @@ impl Watched<'_> {
                     aiot_hubsim::random::stable(&[&device.id, image]) % 100 < quality.fails_percent
                 })
                 .map(|(_, quality)| match quality.trouble {
-                    Trouble::Crashes => "a crashes",
+                    Trouble::Crashes | Trouble::CrashLoops => "a crashes",
                     Trouble::Unhealthy => "b unhealthy",
                     Trouble::SelfCheck => "c self-check",
                 })
@@ -136,78 +216,5 @@ impl Watched<'_> {
             );
         }
         let _ = reported;
-    }
-
-    fn label(deployment: &HubDeployment, name: &str) -> Option<String> {
-        deployment.labels.get(name).cloned()
-    }
-}
-
-impl Hub for Watched<'_> {
-    fn snapshot(&mut self) -> Result<Snapshot, HubError> {
-        self.direct.snapshot()
-    }
-
-    fn deployments(&mut self) -> Result<Vec<HubDeployment>, HubError> {
-        self.direct.deployments()
-    }
-
-    fn create(&mut self, deployment: &HubDeployment) -> Result<(), HubError> {
-        let before = self.runs();
-        self.direct.create(deployment)?;
-        let (used, limit) = (
-            self.direct.service.peek().count() as u64,
-            self.direct.service.deployment_limit,
-        );
-        assert!(used <= limit, "{used} of {limit} deployments");
-        self.check_nothing_lost(&before);
-        Ok(())
-    }
-
-    fn update(&mut self, deployment: &HubDeployment) -> Result<String, HubError> {
-        let there = self
-            .direct
-            .service
-            .peek()
-            .find(|one| one.id == deployment.id)
-            .cloned();
-        let before = self.runs();
-        let etag = self.direct.update(deployment)?;
-        let there = there.expect("an update that the hub takes is of something");
-        let (from, to) = (
-            Self::label(&there, "aiot-ring"),
-            Self::label(deployment, "aiot-ring"),
-        );
-        let index = |name: &Option<String>| self.declared.ring_index(name.as_deref().unwrap_or_default());
-        if let (Some(from), Some(to)) = (index(&from), index(&to))
-            && from < to
-        {
-            self.widened += 1;
-            assert_eq!(from + 1, to, "a ring is skipped");
-            self.check_healthy(&there, &self.declared.list().rings[from]);
-        }
-        self.finished += u64::from(
-            !there.labels.contains_key("aiot-finished") && deployment.labels.contains_key("aiot-finished"),
-        );
-        self.stopped += u64::from(
-            !there.labels.contains_key("aiot-stopped") && deployment.labels.contains_key("aiot-stopped"),
-        );
-        self.check_nothing_lost(&before);
-        Ok(etag)
-    }
-
-    fn delete(&mut self, id: &str, etag: &str) -> Result<(), HubError> {
-        let before = self.runs();
-        self.direct.delete(id, etag)?;
-        self.check_nothing_lost(&before);
-        Ok(())
-    }
-
-    fn tag_wave(&mut self, device: &str, wave: u8) -> Result<(), HubError> {
-        self.direct.tag_wave(device, wave)
-    }
-
-    fn wait(&mut self, secs: u64) {
-        self.direct.wait(secs);
     }
 }

@@ -3,24 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use aiot_hubsim::service::Pacer;
-use aiot_hubsim::{Behaviour, Direct, Faults, Faulty, Fleet, Quality, Random, Service, Trouble};
-use aiot_iothub::rollout::declared::images;
-use aiot_iothub::rollout::{
-    ApplyError, Decision, Declared, HubDeployment, Intent, Refusal, Snapshot, Verdict, apply, decide,
-    rollback,
-};
+use std::sync::Arc;
+
+use aiot_hubsim::{Behaviour, Faults, Fleet, Quality, Random, Service, Trouble};
+use aiot_iothub::rollout::Declared;
 use aiot_iothub::{
-    AccuracySummary, Amount, Condition, ModuleRelease, Release, Ring, SystemModule, SystemModules,
-    TargetRelease, render,
+    AccuracySummary, Amount, ModuleRelease, Release, Ring, SystemModule, SystemModules, TargetRelease, render,
 };
 use aiot_package::{Digest, Precision};
 use serde_json::{Map, json};
 
-use crate::oracle::Watched;
+use crate::oracle::Oracle;
+use crate::road::Road;
 
 const HOUR_SECS: u64 = 3600;
-const TICK_SECS: u64 = 6 * HOUR_SECS;
+pub const TICK_SECS: u64 = 6 * HOUR_SECS;
 const START_SECS: u64 = 1_780_000_000;
 
 /// What happened, so that a suite in which nothing happens fails.
@@ -35,6 +32,9 @@ pub struct Totals {
     pub killed: u64,
     pub moved: u64,
     pub out_of_date: u64,
+    pub two: u64,
+    pub planned: u64,
+    pub obeyed: u64,
 }
 
 impl Totals {
@@ -48,23 +48,32 @@ impl Totals {
         self.killed += other.killed;
         self.moved += other.moved;
         self.out_of_date += other.out_of_date;
+        self.two += other.two;
+        self.planned += other.planned;
+        self.obeyed += other.obeyed;
     }
 }
 
 pub struct World {
     seed: u64,
-    random: Random,
-    service: Service,
-    commits: Vec<(Release, Declared)>,
+    pub random: Random,
+    pub road: Road,
+    pub oracle: Oracle,
+    pub commits: Vec<(Release, Arc<Declared>)>,
+    /// A plan that somebody has saved, and for which commit.
+    pub plan: Option<(usize, Vec<u8>)>,
+    /// When the tool last ran.
+    pub ran_secs: u64,
     /// Counts images, so that each is new.
     images: u64,
-    faults: Faults,
+    pub faults: Faults,
     story: String,
     pub totals: Totals,
 }
 
 impl World {
-    pub fn new(seed: u64) -> World {
+    /// `far`: with the real client over https.
+    pub fn new(seed: u64, far: bool) -> World {
         let mut random = Random::new(seed);
         let mut fleet = Fleet {
             seed,
@@ -90,15 +99,25 @@ impl World {
             // Little more than a release, its fall-back and one that is superseded for each lineage.
             service.deployment_limit = targets * 3 * 3 + 1;
         }
+        let road = match far {
+            true => Road::far(service, 1, seed),
+            false => Road::near(service),
+        };
         let mut world = World {
             seed,
-            service,
+            road,
+            oracle: Oracle::default(),
             commits: Vec::new(),
+            plan: None,
+            ran_secs: 0,
             images: 0,
             faults: Faults {
                 refused_percent: *random.pick(&[0, 5, 15]),
                 cut_percent: *random.pick(&[0, 5, 15]),
-                kill_percent: *random.pick(&[0, 5, 20]),
+                // Near, a look is one call; far, it is four.
+                kill_percent: *random.pick(if far { &[0, 2, 6] } else { &[0, 5, 20] }),
+                lost_percent: *random.pick(&[0, 5, 15]),
+                touched_percent: *random.pick(&[0, 0, 10]),
             },
             story: String::new(),
             totals: Totals::default(),
@@ -118,20 +137,28 @@ impl World {
     }
 
     pub fn story(&self) -> String {
-        format!(
-            "seed {}\n{}\nhub:\n{}\n",
-            self.seed,
-            self.story,
-            self.service.log.iter().cloned().collect::<Vec<_>>().join("\n")
-        )
+        let simulator = self.road.simulator();
+        let service = &simulator.service;
+        let mut devices = String::new();
+        for device in service.fleet.devices.values() {
+            let (id, behaviour) = (&device.id, &device.behaviour);
+            let _ = writeln!(devices, "{id} {} {behaviour:?}", device.tags);
+            let _ = writeln!(devices, "  shall run {:?}", device.desired_images());
+            let _ = writeln!(devices, "  runs      {:?}", device.running);
+            let _ = writeln!(devices, "  says      {:?}", device.heard());
+        }
+        let log = service.log.iter().cloned().collect::<Vec<_>>().join("\n");
+        let (seed, faults, story) = (self.seed, self.faults, &self.story);
+        format!("seed {seed}, {faults:?}\n{story}\nhub:\n{log}\ndevices:\n{devices}")
     }
 
-    fn tell(&mut self, text: String) {
-        let _ = writeln!(
-            self.story,
-            "{} {text}",
-            aiot_iothub::quiet::time_text(self.service.now_secs)
-        );
+    pub fn tell(&mut self, text: String) {
+        let now_secs = self.now_secs();
+        let _ = writeln!(self.story, "{} {text}", aiot_iothub::quiet::time_text(now_secs));
+    }
+
+    pub fn now_secs(&self) -> u64 {
+        self.road.simulator().service.now_secs
     }
 
     fn rings(&mut self) -> Vec<Ring> {
@@ -169,12 +196,12 @@ impl World {
         rings
     }
 
-    fn digest(&mut self) -> Digest {
+    pub fn digest(&mut self) -> Digest {
         self.images += 1;
         Digest::of(format!("{} {}", self.seed, self.images).as_bytes())
     }
 
-    fn system(&mut self) -> SystemModules {
+    pub fn system(&mut self) -> SystemModules {
         let mut one = |name: &str| SystemModule {
             image: format!("localhost/azureiotedge-{name}@{}", self.digest()),
             env: BTreeMap::new(),
@@ -227,7 +254,7 @@ impl World {
         }
     }
 
-    fn commit(&mut self, release: Release, what: &str) {
+    pub fn commit(&mut self, release: Release, what: &str) {
         let rendered = render(&release).expect("a release of this suite is well-formed");
         let sequence = self.commits.len() as u64 + 1;
         let list = &rendered.files["deployments.json"];
@@ -235,12 +262,12 @@ impl World {
         let declared =
             Declared::parse(list, &content, sequence, &format!("c{sequence}")).expect("what was rendered");
         self.tell(format!("commit {sequence}: {what}"));
-        self.commits.push((release, declared));
+        self.commits.push((release, Arc::new(declared)));
         self.totals.releases += 1;
     }
 
     /// Somebody changes something.
-    fn change(&mut self) {
+    pub fn change(&mut self) {
         let mut release = self.commits[self.commits.len() - 1].0.clone();
         let target = self.random.below(release.targets.len() as u64) as usize;
         let module = self.random.below(release.targets[target].modules.len() as u64) as usize;
@@ -300,312 +327,25 @@ impl World {
         if self.random.chance(50) {
             return;
         }
-        let trouble = *self
-            .random
-            .pick(&[Trouble::Crashes, Trouble::Unhealthy, Trouble::SelfCheck]);
+        let kinds = [
+            Trouble::Crashes,
+            Trouble::CrashLoops,
+            Trouble::Unhealthy,
+            Trouble::SelfCheck,
+        ];
+        // The runtime has no model that it could check.
+        let kinds = &kinds[..if image.contains("azureiotedge") { 3 } else { 4 }];
+        let trouble = *self.random.pick(kinds);
         let quality = Quality {
             fails_percent: *self.random.pick(&[20, 60, 100, 100]),
             trouble,
         };
         self.tell(format!("{image} is bad: {quality:?}"));
-        self.service.fleet.qualities.insert(image.to_owned(), quality);
-    }
-
-    /// Runs a decision against the hub, faults and all. Gives whether it came through.
-    fn obey(&mut self, commit: usize, decision: &Decision, rolling_back: bool) -> bool {
-        let declared = self.commits[commit].1.clone();
-        let random = Random::new(self.random.number());
-        let watched = Watched {
-            direct: Direct {
-                service: &mut self.service,
-                pacer: Some(Pacer::default()),
-            },
-            declared: &declared,
-            rolling_back,
-            widened: 0,
-            finished: 0,
-            stopped: 0,
-        };
-        let mut hub = Faulty {
-            hub: watched,
-            faults: self.faults,
-            random,
-            killed: false,
-        };
-        let result = apply(&mut hub, &decision.steps, &mut |_| {});
-        self.totals.killed += u64::from(hub.killed);
-        self.totals.widened += hub.hub.widened;
-        self.totals.finished += hub.hub.finished;
-        self.totals.stopped += hub.hub.stopped;
-        if let Err(error) = &result {
-            self.totals.moved += u64::from(matches!(error, ApplyError::Moved { .. }));
-            self.tell(format!("run of commit {} ends: {error}", commit + 1));
-        }
-        result.is_ok()
-    }
-
-    fn snapshot(&mut self) -> Snapshot {
-        Snapshot {
-            now_secs: self.service.now_secs,
-            deployments: self.service.peek().cloned().collect(),
-            devices: self.service.devices(),
-            deployment_limit: self.service.deployment_limit,
-        }
-    }
-
-    fn decide(&mut self, commit: usize, snapshot: &Snapshot, intent: &Intent) -> Option<Decision> {
-        self.totals.runs += 1;
-        match decide(&self.commits[commit].1, snapshot, intent) {
-            Ok(decision) => {
-                for step in &decision.steps {
-                    self.tell(format!(
-                        "commit {}: {} {}",
-                        commit + 1,
-                        step.action.subject(),
-                        step.why
-                    ));
-                }
-                Some(decision)
-            }
-            Err(Refusal::OutOfDate { .. }) => {
-                assert_ne!(
-                    commit + 1,
-                    self.commits.len(),
-                    "the newest commit is never out of date"
-                );
-                self.totals.out_of_date += 1;
-                None
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Cron comes round, perhaps twice at once, perhaps with an old checkout.
-    fn cron(&mut self) {
-        let intent = Intent {
-            approve: self.random.chance(60).then(|| "somebody".to_owned()),
-            resume: false,
-        };
-        let newest = self.commits.len() - 1;
-        let commit = if self.random.chance(10) {
-            newest.saturating_sub(1)
-        } else {
-            newest
-        };
-        let snapshot = self.snapshot();
-        let Some(decision) = self.decide(commit, &snapshot, &intent) else {
-            return;
-        };
-        if self.random.chance(10) {
-            // A second run that began at the same moment and is faster.
-            let other = if self.random.chance(30) {
-                newest.saturating_sub(1)
-            } else {
-                newest
-            };
-            if let Some(faster) = self.decide(other, &snapshot, &intent) {
-                self.obey(other, &faster, false);
-            }
-        }
-        self.obey(commit, &decision, false);
-        let stopped = decision
-            .lineages
-            .iter()
-            .find(|one| matches!(one.verdict, Verdict::Stopped(_)));
-        if let Some(stopped) = stopped
-            && commit == newest
-            && self.random.chance(50)
-        {
-            let module = self.commits[newest]
-                .1
-                .list()
-                .deployments
-                .iter()
-                .find(|one| one.id == stopped.id);
-            if let Some(module) = module.and_then(|one| one.modules.first()) {
-                let model = module.model.clone();
-                self.roll_back(&model);
-            }
-        }
-    }
-
-    /// A person takes a model back, again and again until it works, and then looks whether it did.
-    fn roll_back(&mut self, model: &str) {
-        let newest = self.commits.len() - 1;
-        let label = |one: &HubDeployment, name: &str| one.labels.contains_key(name);
-        // What each lineage with the model must fall back to.
-        let mut lineages: BTreeMap<(String, String), Vec<HubDeployment>> = BTreeMap::new();
-        for one in self
+        let mut simulator = self.road.simulator();
+        simulator
             .service
-            .peek()
-            .filter(|one| label(one, "aiot-stem") && one.labels["aiot-stem"] != "base")
-        {
-            let key = (one.labels["aiot-target"].clone(), one.labels["aiot-stem"].clone());
-            lineages.entry(key).or_default().push(one.clone());
-        }
-        let mut expected: Vec<(HubDeployment, HubDeployment)> = Vec::new();
-        for list in lineages.values_mut() {
-            list.sort_by_key(|one| one.priority);
-            let Some(top) = list.pop() else { continue };
-            if !images(&top.content).contains_key(model) || label(&top, "aiot-rolled-back") {
-                continue;
-            }
-            let good = |one: &&HubDeployment| label(one, "aiot-finished") && !label(one, "aiot-rolled-back");
-            if let Some(good) = list.iter().rev().find(good) {
-                expected.push((top, good.clone()));
-            }
-        }
-        self.tell(format!("roll back {model}"));
-        for attempt in 0.. {
-            assert!(attempt < 200, "a rollback does not come through");
-            let snapshot = self.snapshot();
-            let decision = match rollback(&self.commits[newest].1, &snapshot, model, "it is bad") {
-                Ok(decision) => decision,
-                Err(error) => panic!("{error}"),
-            };
-            for step in &decision.steps {
-                self.tell(format!("{} {}", step.action.subject(), step.why));
-            }
-            if decision.steps.is_empty() {
-                break;
-            }
-            self.obey(newest, &decision, true);
-        }
-        self.totals.rolled_back += 1;
-        // How often each device was there.
-        let mut there: BTreeMap<String, u32> = BTreeMap::new();
-        for _ in 0..24 {
-            self.service.pass(TICK_SECS);
-            for device in self.service.fleet.devices.values().filter(|device| device.online) {
-                *there.entry(device.id.clone()).or_default() += 1;
-            }
-        }
-        let devices: Vec<String> = self.service.fleet.devices.keys().cloned().collect();
-        for (top, good) in &expected {
-            let condition: Condition = top.condition.parse().expect("it had devices");
-            for id in &devices {
-                let tags = self.service.fleet.devices[id].tags.clone();
-                if !condition.matches(id, &tags) {
-                    continue;
-                }
-                let desired = self.service.desired(id).1;
-                for (module, image) in images(&good.content) {
-                    // Another lineage may have taken the module over meanwhile.
-                    let others: bool = lineages_have(&self.service, good, &module);
-                    assert!(
-                        others || desired.get(&module) == Some(&image),
-                        "{id} shall not run {module} of {}",
-                        good.id
-                    );
-                }
-                let device = &self.service.fleet.devices[id];
-                let reachable = there.get(id).is_some_and(|ticks| *ticks >= 12);
-                if !device.behaviour.full && reachable {
-                    assert_eq!(&device.running, device.desired_images(), "{id} did not come back");
-                }
-            }
-        }
+            .fleet
+            .qualities
+            .insert(image.to_owned(), quality);
     }
-
-    /// Some weeks.
-    pub fn live(&mut self) {
-        self.service.pass(TICK_SECS);
-        let ticks = 40 + self.random.below(60);
-        for _ in 0..ticks {
-            self.service.pass(TICK_SECS);
-            if self.random.chance(8) {
-                self.change();
-            }
-            if self.random.chance(2) {
-                let devices: Vec<String> = self.service.fleet.devices.keys().cloned().collect();
-                let device = self.random.pick(&devices).clone();
-                let line = *self.random.pick(&["press", "paint"]);
-                self.service.move_device(&device, "line", json!(line));
-            }
-            self.cron();
-        }
-        self.settle();
-    }
-
-    /// Everything is repaired, the release is good: then all comes to rest, and the fleet runs what is declared.
-    fn settle(&mut self) {
-        self.faults = Faults::default();
-        let mut release = self.commits[self.commits.len() - 1].0.clone();
-        release.system = self.system();
-        for target in &mut release.targets {
-            for module in &mut target.modules {
-                module.image_digest = self.digest();
-            }
-        }
-        self.commit(release, "all anew, and good");
-        for device in self.service.fleet.devices.values_mut() {
-            device.behaviour = Behaviour::GOOD;
-        }
-        let newest = self.commits.len() - 1;
-        let intent = Intent {
-            approve: Some("somebody".to_owned()),
-            resume: true,
-        };
-        let throttled = self.service.throttled;
-        for round in 0.. {
-            assert!(round < 200, "it never comes to rest");
-            self.service.pass(TICK_SECS);
-            let snapshot = self.snapshot();
-            let Some(decision) = self.decide(newest, &snapshot, &intent) else {
-                unreachable!("asserted in decide")
-            };
-            for report in &decision.lineages {
-                // A full hub gets room when other releases are through.
-                let full = matches!(&report.verdict, Verdict::Refused(why) if why.contains("delete what nobody needs"));
-                assert!(
-                    full || !report.verdict.needs_a_person(),
-                    "{}: {:?}",
-                    report.id,
-                    report.verdict
-                );
-            }
-            if decision.steps.is_empty()
-                && decision
-                    .lineages
-                    .iter()
-                    .all(|one| one.verdict == Verdict::Finished)
-            {
-                break;
-            }
-            assert!(
-                self.obey(newest, &decision, false),
-                "a run without faults comes through"
-            );
-        }
-        assert_eq!(
-            self.service.throttled, throttled,
-            "one run alone is never throttled"
-        );
-        let declared = self.commits[newest].1.clone();
-        assert!(
-            self.service.peek().count() <= declared.list().deployments.len() * 2,
-            "old deployments are left"
-        );
-        let devices: Vec<String> = self.service.fleet.devices.keys().cloned().collect();
-        for id in devices {
-            let device = &self.service.fleet.devices[&id];
-            let mut wanted: BTreeMap<String, String> = BTreeMap::new();
-            for one in &declared.list().deployments {
-                if declared.wants(&one.id, &id, &device.tags) {
-                    wanted.extend(images(declared.content(&one.id).expect("declared")));
-                }
-            }
-            assert_eq!(device.running, wanted, "{id} does not run what is declared");
-        }
-    }
-}
-
-/// Whether a deployment above, of another lineage, brings the module.
-fn lineages_have(service: &Service, good: &HubDeployment, module: &str) -> bool {
-    service.peek().any(|one| {
-        one.priority > good.priority
-            && !one.condition.is_empty()
-            && one.labels.get("aiot-stem") != good.labels.get("aiot-stem")
-            && images(&one.content).contains_key(module)
-    })
 }

@@ -24,10 +24,23 @@ pub trait Hub {
     fn update(&mut self, deployment: &HubDeployment) -> Result<String, HubError>;
     /// Deletes a deployment if its ETag still is `etag`.
     fn delete(&mut self, id: &str, etag: &str) -> Result<(), HubError>;
-    /// Sets the wave in a device's tags and leaves the other tags alone.
-    fn tag_wave(&mut self, device: &str, wave: u8) -> Result<(), HubError>;
+    /// Sets waves in the tags of devices and leaves their other tags alone; `done` hears of each by its place in
+    /// `waves`, in any order. A device that has left the hub counts as done. After an error those that were not heard
+    /// of may be done or not; doing them again does no harm.
+    fn tag_waves(&mut self, waves: &[WaveTag<'_>], done: &mut dyn FnMut(usize)) -> Result<(), HubError>;
     /// Pauses.
     fn wait(&mut self, secs: u64);
+}
+
+/// A wave that is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaveTag<'a> {
+    /// The device.
+    pub device: &'a str,
+    /// 0 to 99.
+    pub wave: u8,
+    /// ETag that the device's twin had when the wave was found missing; none: not known.
+    pub etag: Option<&'a str>,
 }
 
 /// What a caller can do about an error.
@@ -89,13 +102,13 @@ pub fn apply(hub: &mut dyn Hub, steps: &[Step], done: &mut dyn FnMut(&Step)) -> 
     {
         known = read(hub)?;
     }
-    for step in steps {
+    let is_tag = |step: &&Step| matches!(step.action, Action::Tag { .. });
+    // They need nothing of each other, and of no other step.
+    let (tags, others): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(is_tag);
+    tag(hub, &tags, done)?;
+    for step in others {
         match &step.action {
-            Action::Tag { device, wave } => match retry(hub, &mut |hub| hub.tag_wave(device, *wave)) {
-                // A device that has left the hub meanwhile needs no wave.
-                Err(error) if error.kind == HubErrorKind::Missing => {}
-                result => result?,
-            },
+            Action::Tag { .. } => continue,
             Action::Create { deployment } => create(hub, deployment)?,
             Action::Update {
                 id,
@@ -131,6 +144,49 @@ pub fn apply(hub: &mut dyn Hub, steps: &[Step], done: &mut dyn FnMut(&Step)) -> 
         done(step);
     }
     Ok(steps.len())
+}
+
+/// Writes waves, all that can be written; where the hub is in trouble, again what is left, as often as it goes on.
+fn tag(hub: &mut dyn Hub, steps: &[&Step], done: &mut dyn FnMut(&Step)) -> Result<(), HubError> {
+    let mut left = steps.to_vec();
+    let (mut tries, mut pause_secs) = (1, FIRST_PAUSE_SECS);
+    while !left.is_empty() {
+        let waves: Vec<WaveTag<'_>> = left
+            .iter()
+            .filter_map(|step| match &step.action {
+                Action::Tag { device, wave, etag } => Some(WaveTag {
+                    device,
+                    wave: *wave,
+                    etag: etag.as_deref(),
+                }),
+                _ => None,
+            })
+            .collect();
+        let mut made = vec![false; left.len()];
+        let result = hub.tag_waves(&waves, &mut |index| {
+            if let Some(made) = made.get_mut(index)
+                && !std::mem::replace(made, true)
+            {
+                done(left[index]);
+            }
+        });
+        let error = match result {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind == HubErrorKind::Retry => error,
+            Err(error) => return Err(error),
+        };
+        if made.contains(&true) {
+            (tries, pause_secs) = (1, FIRST_PAUSE_SECS);
+        }
+        if tries == TRIES {
+            return Err(error);
+        }
+        hub.wait(pause_secs);
+        (tries, pause_secs) = (tries + 1, pause_secs * 2);
+        let mut kept = made.iter().map(|made| !made);
+        left.retain(|_| kept.next().unwrap_or(true));
+    }
+    Ok(())
 }
 
 fn read(hub: &mut dyn Hub) -> Result<BTreeMap<String, HubDeployment>, HubError> {

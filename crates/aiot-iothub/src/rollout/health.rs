@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::state::{Device, RuntimeStatus};
 use crate::ring::Ring;
 
-/// A module that waits for its next start has failed, not only stumbled, after this many restarts.
+/// A module has failed, not only stumbled, after this many restarts: whether it waits for its next start or happens to
+/// run between two. The agent forgets restarts of what has run for ten minutes.
 const RESTART_LIMIT: u32 = 3;
 
 /// How a device stands to one release, worst first.
@@ -39,7 +40,9 @@ pub fn standing(device: &Device, id: &str, images: &BTreeMap<String, String>, la
         let of_module = match agent.modules.get(module) {
             Some(report) if report.image == *image => match report.status {
                 RuntimeStatus::Failed | RuntimeStatus::Dead | RuntimeStatus::Stopped => Standing::Failed,
-                RuntimeStatus::Backoff if report.restart_count >= RESTART_LIMIT => Standing::Failed,
+                RuntimeStatus::Backoff | RuntimeStatus::Running if report.restart_count >= RESTART_LIMIT => {
+                    Standing::Failed
+                }
                 RuntimeStatus::Unhealthy => Standing::Unhealthy,
                 RuntimeStatus::Unknown | RuntimeStatus::Backoff => Standing::Silent,
                 RuntimeStatus::Running if report.self_check == Some(false) => Standing::SelfCheckFailed,
@@ -148,5 +151,44 @@ impl Tally {
         Some(format!(
             "{count} of {reported} devices that have reported are {what}, more than {limit}"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::{Agent, ModuleReport};
+    use super::*;
+
+    #[test]
+    fn a_crash_loop_is_seen_whenever_one_looks() {
+        let check = |status: RuntimeStatus, restart_count: u32, expected: Standing| {
+            let report = ModuleReport {
+                image: "r/m:1".to_owned(),
+                status,
+                restart_count,
+                self_check: None,
+                drifting: false,
+            };
+            let device = Device {
+                agent: Agent {
+                    modules: BTreeMap::from([("m".to_owned(), report)]),
+                    ..Agent::default()
+                },
+                ..Device::default()
+            };
+            let images = BTreeMap::from([("m".to_owned(), "r/m:1".to_owned())]);
+            assert_eq!(
+                standing(&device, "d", &images, false),
+                expected,
+                "{status:?} {restart_count}"
+            );
+        };
+        check(RuntimeStatus::Running, 0, Standing::Good);
+        check(RuntimeStatus::Running, RESTART_LIMIT - 1, Standing::Good);
+        // Between two crashes it runs, and is no better for it.
+        check(RuntimeStatus::Running, RESTART_LIMIT, Standing::Failed);
+        check(RuntimeStatus::Backoff, RESTART_LIMIT, Standing::Failed);
+        check(RuntimeStatus::Backoff, 1, Standing::Silent);
+        check(RuntimeStatus::Unhealthy, 0, Standing::Unhealthy);
     }
 }

@@ -36,7 +36,7 @@ pub mod state;
 pub mod step;
 mod working;
 
-pub use apply::{ApplyError, Hub, HubError, HubErrorKind, apply};
+pub use apply::{ApplyError, Hub, HubError, HubErrorKind, WaveTag, apply};
 pub use decide::{Decision, Intent, LineageReport, Refusal, Verdict, decide};
 pub use declared::{Declared, DeclaredError, Lineage};
 pub use explain::{Explainer, Explanation, Readable, effective, explain};

@@ -174,7 +174,12 @@ fn timeless(step: &Step) -> Step {
             deployment.created_secs = 0;
             &mut deployment.labels
         }
-        Action::Tag { .. } | Action::Delete { .. } => return step,
+        // The twin may have been written for other reasons; the wave is the same.
+        Action::Tag { etag, .. } => {
+            *etag = None;
+            return step;
+        }
+        Action::Delete { .. } => return step,
     };
     labels.retain(|name, _| !TIMES.contains(&name.as_str()));
     step

@@ -70,6 +70,8 @@ pub struct Device {
     pub id: String,
     /// `tags` of the device twin.
     pub tags: Value,
+    /// ETag of the device twin; empty where it is not known.
+    pub etag: String,
     /// What the edge agent says.
     pub agent: Agent,
 }

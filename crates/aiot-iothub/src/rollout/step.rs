@@ -21,6 +21,9 @@ pub enum Action {
         device: String,
         /// 0 to 99.
         wave: u8,
+        /// ETag of the device's twin; none: not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        etag: Option<String>,
     },
     /// Changes what can be changed of a deployment; its content stays.
     Update {

@@ -102,6 +102,7 @@ impl<'a> Working<'a> {
                 action: Action::Tag {
                     device: device.id.clone(),
                     wave: number,
+                    etag: (!device.etag.is_empty()).then(|| device.etag.clone()),
                 },
                 why: format!("device `{}` gets its wave", device.id),
                 devices_before: 0,
