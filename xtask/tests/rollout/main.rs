@@ -1,6 +1,7 @@
 //! `deploy`, `fleet`, `rollout` and `hub`, the real program against a served hub with a fleet: through the rings, a bad
 //! release, back again; killed, two at once, and with a hub in a bad mood.
 
+mod commands;
 mod pins;
 mod plant;
 
