@@ -34,6 +34,7 @@ pub mod manifests;
 pub mod network;
 pub mod observe;
 pub mod paths;
+pub mod pins;
 pub mod policy;
 pub mod push;
 pub mod quantize_cli;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use aiot_iothub::quiet::QuietHours;
 use aiot_iothub::{
-    AccuracySummary, Amount, EnvValue, ModuleRelease, Release, RestartPolicy, Ring, RouteSpec, SystemModule,
-    SystemModules, TargetRelease, render,
+    AccuracySummary, Amount, EnvValue, ModuleRelease, Pin, Pins, Release, RestartPolicy, Ring, RouteSpec,
+    SystemModule, SystemModules, TargetRelease, render_pinned,
 };
 use aiot_oci::Store;
 use aiot_package::Precision;
@@ -31,7 +31,7 @@ pub fn files(
     store: &Store,
 ) -> Result<BTreeMap<String, Vec<u8>>, BuildError> {
     let release = release(workspace, environment, plan, outputs, measurements, store)?;
-    let rendered = render(&release).map_err(|errors| {
+    let rendered = render_pinned(release, &pins(environment)).map_err(|errors| {
         BuildError::Many(
             errors
                 .iter()
@@ -40,6 +40,30 @@ pub fn files(
         )
     })?;
     Ok(rendered.files)
+}
+
+/// What the environment holds at an earlier release. A module has the name of its model.
+fn pins(environment: &Environment) -> Pins {
+    let each = environment.pins.iter().flat_map(|pin| {
+        pin.images.iter().map(move |(target, image)| {
+            let (metric, float, quantized) = image.accuracy.clone();
+            let pinned = Pin {
+                reason: pin.reason.clone(),
+                version: pin.version.clone(),
+                image_digest: image.digest,
+                size_bytes: image.size_bytes,
+                accuracy: AccuracySummary {
+                    metric,
+                    float,
+                    quantized,
+                    precision: image.precision,
+                },
+                settings: image.settings.clone(),
+            };
+            ((target.to_string(), pin.model.to_string()), pinned)
+        })
+    });
+    each.collect()
 }
 
 fn release(

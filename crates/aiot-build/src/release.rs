@@ -11,6 +11,7 @@ use aiot_package::Precision;
 use aiot_plan::action::Action;
 use aiot_plan::lock::{Lock, LockedModel};
 use aiot_plan::plan::{self, Plan, Selection, Status};
+use aiot_plan::workspace::Environment;
 use aiot_plan::{EnvironmentName, ModelName, Workspace, tools};
 
 use crate::cache::Cache;
@@ -249,7 +250,7 @@ pub fn release(paths: &Paths, options: &Options, events: Sink<'_>) -> Result<Rep
             .collect();
         // Manifests that are there already got their images from a release that was allowed to name them.
         if !options.check && !files.iter().all(|(path, bytes)| is_there(path, bytes)) {
-            let images = images_below(&planned, &outcome);
+            let images = images_below(&planned, &outcome, environment);
             policy::require_signatures(paths, environment, &images, signer, network)?;
         }
         committed.extend(files);
@@ -339,6 +340,14 @@ pub fn run(
     });
     for note in &planned.plan.notes {
         events(Event::Note(note.clone()));
+    }
+    for environment in planned.workspace.environments.values() {
+        for pin in &environment.pins {
+            events(Event::Note(format!(
+                "environment `{}` stays at {} {} ({}): remove the pin in deployments/{}.toml to roll {} out",
+                environment.name, pin.model, pin.version, pin.reason, environment.name, pin.instead_of
+            )));
+        }
     }
     let context = Context {
         paths,
@@ -541,9 +550,15 @@ fn named(planned: &Planned, outcome: &Outcome) -> Vec<(String, Descriptor)> {
 }
 
 /// Repository below the prefix and digest of every image → its name.
-fn images_below(planned: &Planned, outcome: &Outcome) -> BTreeMap<(String, Digest), String> {
+fn images_below(
+    planned: &Planned,
+    outcome: &Outcome,
+    environment: &Environment,
+) -> BTreeMap<(String, Digest), String> {
     let images = planned.plan.images.iter().map(|((model, target), &node)| {
-        let digest = outcome.outputs[node]["manifest"].digest;
+        let mut pins = environment.pins.iter().filter(|pin| pin.model == *model);
+        let pinned = pins.find_map(|pin| pin.images.get(target));
+        let digest = pinned.map_or(outcome.outputs[node]["manifest"].digest, |image| image.digest);
         ((model.to_string(), digest), format!("{model} for {target}"))
     });
     images.collect()

@@ -86,6 +86,9 @@ pub struct ModuleState {
     pub accuracy: Option<(String, f64)>,
     /// Which devices have it; `*`: all of the target.
     pub devices: String,
+    /// Why it is pinned to an earlier release.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<String>,
 }
 
 /// One value.
@@ -299,6 +302,9 @@ impl Target {
                 .unwrap_or(0),
             accuracy: accuracy.and_then(|one| Some((text(one, "metric"), one.get("quantized")?.as_f64()?))),
             devices: devices.to_owned(),
+            pinned: facts
+                .map(|facts| text(facts, "pinned"))
+                .filter(|reason| !reason.is_empty()),
         };
         let Some(value) = value.as_object() else { return };
         for (key, value) in value.iter().filter(|(key, _)| *key != "version") {
@@ -427,6 +433,9 @@ fn module_lines(out: &mut String, name: &str, change: &ModuleDifference) {
         if let Some((metric, value)) = &state.accuracy {
             facts.push(format!("{} {value:.4}", escape(metric)));
         }
+        if let Some(reason) = &state.pinned {
+            facts.push(format!("pinned: {}", escape(reason)));
+        }
         facts.join(", ")
     };
     let _ = match (&change.before, &change.after) {
@@ -466,6 +475,14 @@ fn module_lines(out: &mut String, name: &str, change: &ModuleDifference) {
                     code(&before.devices),
                     code(&after.devices)
                 ));
+            }
+            match (&before.pinned, &after.pinned) {
+                (was, Some(reason)) if was.as_ref() != Some(reason) => {
+                    facts.push(format!("**pinned**: {}", escape(reason)));
+                }
+                (Some(_), Some(_)) => facts.push("still pinned".to_owned()),
+                (Some(_), None) => facts.push("no longer pinned".to_owned()),
+                (None, _) => {}
             }
             let facts = if facts.is_empty() {
                 "same image".to_owned()

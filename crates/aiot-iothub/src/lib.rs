@@ -32,6 +32,7 @@ pub mod json;
 pub mod limits;
 mod manifest;
 pub mod merge;
+pub mod pin;
 pub mod quiet;
 pub mod release;
 pub mod render;
@@ -47,12 +48,14 @@ pub use condition::Condition;
 pub use error::{ManifestError, Problem};
 pub use limits::UsedOf;
 pub use merge::{MergeError, merge};
+pub use pin::{Pin, Pins};
 pub use release::{
     AccuracySummary, EnvValue, ModuleRelease, Release, RestartPolicy, RouteSpec, SystemModule, SystemModules,
     TargetRelease,
 };
 pub use render::{
     Deployment, DeploymentKind, DeploymentList, ModuleFacts, Rendered, RingCondition, TargetFacts, render,
+    render_pinned,
 };
 pub use ring::{Amount, Ring, Thresholds};
 pub use syntax::SyntaxError;

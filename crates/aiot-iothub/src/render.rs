@@ -15,6 +15,7 @@ use crate::condition::{Condition, overlap};
 use crate::error::{ManifestError, Problem};
 use crate::json::pretty;
 use crate::limits::{self, UsedOf};
+use crate::pin::{self, Pins};
 use crate::release::{AccuracySummary, ModuleRelease, Release, TargetRelease};
 use crate::ring::Ring;
 use crate::validate::{self, Conditions};
@@ -133,6 +134,9 @@ pub struct ModuleFacts {
     pub size_bytes: u64,
     /// How good the model is.
     pub accuracy: AccuracySummary,
+    /// Why it is held at an earlier release; none: it is what `models.toml` declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<String>,
 }
 
 /// Whether a deployment stands alone.
@@ -160,12 +164,23 @@ pub struct RingCondition {
 /// # Errors
 /// Everything that is wrong with it: names, images, conditions, routes, secrets, limits of the service.
 pub fn render(release: &Release) -> Result<Rendered, Vec<ManifestError>> {
+    render_pinned(release.clone(), &Pins::new())
+}
+
+/// As [`render`], with some modules held at an earlier release.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_pinned(mut release: Release, pins: &Pins) -> Result<Rendered, Vec<ManifestError>> {
+    pin::lay_over(&mut release, pins);
+    let release = &release;
     let mut errors = Vec::new();
     let conditions = validate::check(release, &mut errors);
     secrets::lint(release, &mut errors);
 
     let mut rendering = Rendering {
         release,
+        pins,
         conditions: &conditions,
         files: BTreeMap::new(),
         deployments: Vec::new(),
@@ -232,6 +247,7 @@ struct Layer<'a> {
 
 struct Rendering<'a> {
     release: &'a Release,
+    pins: &'a Pins,
     conditions: &'a Conditions,
     files: BTreeMap<String, Vec<u8>>,
     deployments: Vec<Deployment>,
@@ -257,8 +273,15 @@ impl<'a> Rendering<'a> {
         let (mut contents, mut layer_conditions) = (Vec::new(), Vec::new());
         for (number, layer) in self.layers(index).into_iter().enumerate() {
             let priority = FIRST_LAYER_PRIORITY + number as u32;
-            let content = manifest::layer(release, target, &layer.modules, errors);
-            let names = layer.modules.iter().map(|module| facts(module)).collect();
+            let mut content = manifest::layer(release, target, &layer.modules, errors);
+            for (name, settings) in pin::with_settings(self.pins, &target.name, &layer.modules) {
+                pin::lay(&mut content, &name, settings);
+            }
+            let names = layer
+                .modules
+                .iter()
+                .map(|module| facts(module, self.pins.get(&(target.name.clone(), module.name.clone()))))
+                .collect();
             layer_conditions.push(Condition::all_of([devices.clone(), layer.condition.clone()]));
             let parts = vec![devices.clone(), layer.condition];
             self.add(
@@ -412,7 +435,7 @@ impl<'a> Rendering<'a> {
     }
 }
 
-fn facts(module: &ModuleRelease) -> ModuleFacts {
+fn facts(module: &ModuleRelease, pin: Option<&pin::Pin>) -> ModuleFacts {
     ModuleFacts {
         name: module.name.clone(),
         model: module.model.clone(),
@@ -420,5 +443,6 @@ fn facts(module: &ModuleRelease) -> ModuleFacts {
         image_digest: module.image_digest,
         size_bytes: module.size_bytes,
         accuracy: module.accuracy.clone(),
+        pinned: pin.map(|pin| pin.reason.clone()),
     }
 }

@@ -30,6 +30,7 @@ pub(crate) fn summary(release: &Release, rendered: &Rendered) -> String {
         models(&mut line, target);
     }
     line("");
+    pinned(&mut line, rendered);
     rings(&mut line, release);
     line("");
     deployments(&mut line, rendered);
@@ -78,6 +79,33 @@ fn models(line: &mut dyn FnMut(&str), target: &TargetRelease) {
         "A device that has none of these images downloads at most {}.",
         size(total_bytes(target))
     ));
+}
+
+/// Models that are not what `models.toml` declares.
+fn pinned(line: &mut dyn FnMut(&str), rendered: &Rendered) {
+    let all = rendered.deployments.iter().flat_map(|deployment| {
+        let target = &deployment.target;
+        deployment.modules.iter().map(move |module| (target, module))
+    });
+    let mut rows: Vec<String> = all
+        .filter_map(|(target, module)| {
+            let reason = escape(module.pinned.as_ref()?);
+            let (model, version) = (code(&module.model), escape(&module.version));
+            Some(format!("| {model} | `{target}` | {version} | {reason} |"))
+        })
+        .collect();
+    if rows.is_empty() {
+        return;
+    }
+    rows.sort();
+    line("## Pinned to an earlier release");
+    line("");
+    line("| model | target | runs | why |");
+    line("| --- | --- | --- | --- |");
+    for row in &rows {
+        line(row);
+    }
+    line("");
 }
 
 /// Sum of the images; layers that they share are counted once per image.

@@ -461,6 +461,53 @@ pub struct EnvironmentFile {
     /// Roll-out rings, in order.
     #[serde(default)]
     pub ring: Vec<RingDeclaration>,
+    /// Models that are held at an earlier release.
+    #[serde(default)]
+    pub pin: Vec<PinDeclaration>,
+}
+
+/// One `[[pin]]`: written by `deploy rollback`, reviewed and removed by people.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PinDeclaration {
+    /// The model.
+    pub model: Spanned<String>,
+    /// Version that runs.
+    pub version: String,
+    /// Version in `models.toml` that must not run; with another one there, the pin has outlived its purpose.
+    pub instead_of: Spanned<String>,
+    /// Why.
+    pub reason: Spanned<String>,
+    /// `[pin.image.<target>]`
+    pub image: Spanned<BTreeMap<Spanned<String>, PinnedImageDeclaration>>,
+}
+
+/// One `[pin.image.<target>]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PinnedImageDeclaration {
+    /// Of the image manifest, `sha256:…`.
+    pub digest: Spanned<String>,
+    /// Compressed size of the image, bytes.
+    pub size_bytes: u64,
+    /// Variant of the model in it.
+    pub precision: aiot_package::Precision,
+    /// As it was measured.
+    pub accuracy: PinnedAccuracyDeclaration,
+    /// The module's part of the deployment, where it was not as `models.toml` declares it: a JSON object of sections.
+    pub settings: Option<Spanned<String>>,
+}
+
+/// `accuracy = { metric = "accuracy", float = 0.98, shipped = 0.97 }`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PinnedAccuracyDeclaration {
+    /// Name of the metric.
+    pub metric: String,
+    /// As trained.
+    pub float: f64,
+    /// As shipped.
+    pub shipped: f64,
 }
 
 /// `[signatures]` of an environment: its images are signed with one of these keys.

@@ -293,6 +293,42 @@ pub struct Environment {
     pub signature_keys: Vec<SignatureKey>,
     /// Rings, in order.
     pub rings: Vec<Ring>,
+    /// Models held at an earlier release; each model at most once per target.
+    pub pins: Vec<Pin>,
+}
+
+/// A model that an environment holds at an earlier release.
+#[derive(Clone, Debug)]
+pub struct Pin {
+    /// The model.
+    pub model: ModelName,
+    /// Version that runs.
+    pub version: String,
+    /// Version in `models.toml` that is held back.
+    pub instead_of: String,
+    /// Why.
+    pub reason: String,
+    /// By target.
+    pub images: BTreeMap<TargetName, PinnedImage>,
+    /// Its place.
+    pub site: Site,
+}
+
+/// One image of a pin.
+#[derive(Clone, Debug)]
+pub struct PinnedImage {
+    /// Of the image manifest.
+    pub digest: Digest,
+    /// Compressed size, bytes.
+    pub size_bytes: u64,
+    /// Variant of the model.
+    pub precision: Precision,
+    /// Metric, as trained, as shipped.
+    pub accuracy: (String, f64, f64),
+    /// The module's part of the deployment; none: as declared.
+    pub settings: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Its place.
+    pub site: Site,
 }
 
 impl Environment {

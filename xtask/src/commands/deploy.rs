@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use aiot_build::BuildError;
 use aiot_build::paths::Paths;
-use aiot_iothub::rollout::{Decision, Intent, SavedPlan, Snapshot, decide, fingerprint, rollback};
+use aiot_build::pins::{self, PinChange};
+use aiot_iothub::rollout::{
+    Decision, Intent, SavedPlan, Snapshot, WayBack, decide, fingerprint, rollback, ways_back,
+};
 
 use super::session::{ConnectionArguments, HubArguments, Session, show};
 use crate::output::Format;
@@ -58,6 +61,9 @@ pub enum Arguments {
         every: u64,
     },
     /// Take the newest release of a model back, on all its devices at once; the images before run again
+    ///
+    /// Writes the change that makes this last into deployments/NAME.toml, as `[[pin]]`: commit it, run
+    /// `cargo xtask release`, and commit what that writes. Removing the lines undoes it.
     Rollback {
         #[command(flatten)]
         hub: HubArguments,
@@ -172,14 +178,17 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
                     session.declared.list().environment
                 )));
             }
+            let ways = ways_back(&session.declared, &snapshot, model).map_err(BuildError::other)?;
+            // Devices first: that the change cannot be written is no reason to leave a bad release running.
             let code = obeyed(&mut session, &snapshot, &decision, *dry_run, format)?;
+            let pinned = make_last(paths, &session, &ways, reason, *dry_run, format);
             let refused = decision
                 .lineages
                 .iter()
                 .any(|one| matches!(one.verdict, aiot_iothub::rollout::Verdict::Refused(_)));
-            eprintln!("what git asks for stays blocked: revert the change there to make this last");
+            let nothing = decision.steps.is_empty() && !pinned;
             // Taken back is what was asked for here.
-            Ok(match (refused, dry_run, decision.steps.is_empty()) {
+            Ok(match (refused, dry_run, nothing) {
                 (true, ..) => code,
                 (false, true, false) => crate::EXIT_CHANGES,
                 _ => crate::EXIT_OK,
@@ -203,6 +212,58 @@ fn obeyed(
         session.obey(&decision.steps)?;
     }
     Ok(show(session, snapshot, decision, !dry_run, format))
+}
+
+/// Writes, or shows, the change in git that makes a rollback last. Whether there is one; what is in its way is told,
+/// and no error: the hub has what it was asked for.
+fn make_last(
+    paths: &Paths,
+    session: &Session,
+    ways: &[WayBack],
+    reason: &str,
+    dry_run: bool,
+    format: Format,
+) -> bool {
+    let change = pins::change(paths, &session.declared, ways, reason).and_then(|change| {
+        if !dry_run && !change.text.is_empty() {
+            change.write(paths)?;
+        }
+        Ok(change)
+    });
+    let change = match change {
+        Ok(change) => change,
+        Err(error) => {
+            eprintln!(
+                "what git asks for stays blocked, and no pin was written that makes this last: {error}"
+            );
+            return false;
+        }
+    };
+    tell(&change, dry_run, format);
+    !change.text.is_empty()
+}
+
+fn tell(change: &PinChange, dry_run: bool, format: Format) {
+    let file = change.file();
+    if dry_run && !change.text.is_empty() {
+        // Data is on stdout already where a machine reads it.
+        match format {
+            Format::Text => print!("{}", change.diff()),
+            Format::Json => eprint!("{}", change.diff()),
+        }
+    } else if !change.text.is_empty() {
+        eprintln!(
+            "written: {file} pins the images before. To make this last: commit it, run `cargo xtask release`, commit \
+             deployments/{}. Removing the pin undoes it.",
+            change.environment
+        );
+    }
+    for left in &change.left {
+        eprintln!("a pin does not do this: {left}");
+    }
+    if change.text.is_empty() && change.left.is_empty() {
+        eprintln!("nothing to pin: {file} asks for what runs, or holds it already");
+    }
 }
 
 fn print(session: &Session, snapshot: &Snapshot) -> String {

@@ -97,6 +97,7 @@ fn exit_codes_and_data_in_every_state() {
         &plant,
         "nothing on the hub",
         &[
+            (&["diff"], 0, One),
             (plan, 2, One),
             (dry, 2, One),
             (&["deploy", "apply", file, "--dry-run"], 2, One),
@@ -160,7 +161,12 @@ fn exit_codes_and_data_in_every_state() {
     looks(
         &plant,
         "a new image",
-        &[(plan, 2, One), (dry, 2, One), (status, 0, One)],
+        &[
+            (&["diff", "HEAD~1"], 2, One),
+            (plan, 2, One),
+            (dry, 2, One),
+            (status, 0, One),
+        ],
     );
     plant.xtask(&["deploy", "advance"]).expect(0);
     plant.pass_hours(25);
@@ -189,7 +195,7 @@ fn exit_codes_and_data_in_every_state() {
         &[
             (status, 1, One),
             (plan, 1, One),
-            // Taken back already: nothing more to do.
+            // Taken back, and written for review: made again, it does nothing.
             (rollback, 0, One),
         ],
     );

@@ -2,6 +2,7 @@
 //! release, back again; killed, two at once, and with a hub in a bad mood.
 
 mod commands;
+mod pins;
 mod plant;
 
 use std::io::{BufRead, BufReader, Read};

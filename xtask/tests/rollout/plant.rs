@@ -20,7 +20,10 @@ const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
 const HOUR_SECS: u64 = 3600;
 
 pub struct Plant {
-    folder: TempDir,
+    /// Deleted with the plant, unless the workspace is somebody else's.
+    _folder: Option<TempDir>,
+    root: PathBuf,
+    beside: PathBuf,
     pub server: Server,
 }
 
@@ -40,22 +43,37 @@ impl Plant {
             fs::create_dir_all(&source).unwrap();
             fs::write(source.join("main.rs"), "").unwrap();
         }
+        let beside = folder.path().to_owned();
+        Plant::around(Some(folder), root, beside, devices)
+    }
+
+    /// A workspace that is there already; files of the plant itself go to `beside`.
+    pub fn of_workspace(root: &Path, beside: &Path, devices: usize) -> Plant {
+        Plant::around(None, root.to_owned(), beside.to_owned(), devices)
+    }
+
+    fn around(folder: Option<TempDir>, root: PathBuf, beside: PathBuf, devices: usize) -> Plant {
         git(&root, &["init", "-q"]);
         commit(&root);
         let declared = generated(&Paths::new(&root, None), "prod", 1, "c").unwrap();
         let fleet = population(&declared, devices);
         assert_eq!(fleet.devices.len(), devices);
         let server = Server::start(Service::new(fleet, 1_780_000_000), 0, 10_000, 0.0).unwrap();
-        fs::write(folder.path().join("ca.pem"), server.ca_pem()).unwrap();
-        Plant { folder, server }
+        fs::write(beside.join("ca.pem"), server.ca_pem()).unwrap();
+        Plant {
+            _folder: folder,
+            root,
+            beside,
+            server,
+        }
     }
 
     pub fn root(&self) -> PathBuf {
-        self.folder.path().join("workspace")
+        self.root.clone()
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.beside.join(name)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -203,7 +221,7 @@ fn git(root: &Path, arguments: &[&str]) {
     .expect(0);
 }
 
-fn commit(root: &Path) {
+pub fn commit(root: &Path) {
     git(root, &["add", "-A"]);
     git(root, &["commit", "-q", "-m", "test"]);
 }

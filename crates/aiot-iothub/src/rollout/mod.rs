@@ -34,6 +34,7 @@ pub mod rollback;
 pub mod saved;
 pub mod state;
 pub mod step;
+pub mod way_back;
 mod working;
 
 pub use apply::{ApplyError, Hub, HubError, HubErrorKind, WaveTag, apply};
@@ -47,3 +48,4 @@ pub use rollback::rollback;
 pub use saved::{SavedPlan, SavedPlanError};
 pub use state::{Agent, Device, HubDeployment, ModuleReport, RuntimeStatus, Snapshot};
 pub use step::{Action, Step, fingerprint};
+pub use way_back::{WayBack, ways_back};

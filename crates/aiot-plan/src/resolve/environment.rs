@@ -85,6 +85,7 @@ impl Resolver {
             }
             rings.push(self.ring(file, &environment, ring));
         }
+        let pins = self.pins(file, &environment, declared.pin);
         if self.errors.len() > before {
             return None;
         }
@@ -100,6 +101,7 @@ impl Resolver {
             debian_snapshot: declared.debian_snapshot,
             signature_keys,
             rings,
+            pins,
         })
     }
 

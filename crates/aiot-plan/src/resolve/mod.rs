@@ -5,6 +5,7 @@
 
 mod environment;
 mod model;
+mod pin;
 mod ring;
 mod target;
 
@@ -77,6 +78,10 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
                 workspace.models.insert(model.name.clone(), model);
             }
         }
+    }
+    // What a pin names can only be judged where all of it was read.
+    if resolver.errors.is_empty() {
+        resolver.check_pins(&workspace);
     }
     if resolver.errors.is_empty() {
         Ok(workspace)

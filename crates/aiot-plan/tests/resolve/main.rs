@@ -6,6 +6,7 @@ mod environments;
 mod form;
 mod models;
 mod pairs;
+mod pins;
 mod targets;
 
 use aiot_plan::resolve;
