@@ -19,6 +19,8 @@ use aiot_supply::{
     BomInput, ProvenanceInput, Signer, SourceCommit, SystemPackage, bill_of_materials, crates_of_lock,
     image_statement, provenance, signature,
 };
+use aiot_toolchain::crates::CrateList;
+use aiot_toolchain::elf::ELF_SIZE_LIMIT_BYTES;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::FileState;
@@ -105,7 +107,7 @@ pub fn write(
     if known.is_some_and(|known| known.from == from && known.are_there(&root)) {
         return Ok(Vec::new());
     }
-    let mut licences = BTreeMap::new();
+    let (mut licences, mut programs) = (BTreeMap::new(), BTreeMap::new());
     let (mut written, mut wanted) = (Vec::new(), BTreeSet::new());
     for ((model, target), &node) in &planned.plan.images {
         let version = &planned.workspace.models[model].version;
@@ -119,7 +121,19 @@ pub fn write(
                 }
             }
         }
-        let bom = bom(planned, outcome, measurements, node, &below, &licences)?;
+        let binary = below.module.and_then(|node| outcome.outputs[node].get("binary"));
+        if let Some(binary) = binary {
+            read_crates(planned, &binary.digest, &mut programs)?;
+        }
+        let compiled = binary.and_then(|binary| programs.get(&binary.digest));
+        let bom = bom(
+            planned,
+            outcome,
+            measurements,
+            node,
+            &below,
+            (&licences, compiled),
+        )?;
         let (declared, facts) = (&planned.workspace.models[model], &planned.observation);
         let mut dependencies = below.dependencies(&planned.workspace.targets[target].platform.to_string());
         dependencies.insert("file:aiot.lock".to_owned(), Digest::of(lock));
@@ -260,6 +274,8 @@ struct Below<'a> {
     images: BTreeSet<&'a str>,
     /// Places of the actions that unpack packages.
     bases: BTreeSet<usize>,
+    /// Place of the action that compiles the module.
+    module: Option<usize>,
 }
 
 impl<'a> Below<'a> {
@@ -278,6 +294,7 @@ impl<'a> Below<'a> {
                     below.packages.extend(packages);
                     below.bases.insert(node);
                 }
+                Action::CompileModule { .. } => below.module = Some(node),
                 Action::FetchBaseImage { reference, .. } => {
                     below.images.insert(reference);
                 }
@@ -331,7 +348,10 @@ fn bom(
     measurements: &Measurements,
     node: usize,
     below: &Below<'_>,
-    licences: &BTreeMap<Digest, BTreeMap<String, Vec<String>>>,
+    (licences, compiled): (
+        &BTreeMap<Digest, BTreeMap<String, Vec<String>>>,
+        Option<&CrateList>,
+    ),
 ) -> Result<Vec<u8>, BuildError> {
     let Action::AssembleImage { model, target, .. } = &planned.plan.nodes[node].action else {
         return Err(BuildError::Other("an image of the plan is none".to_owned()));
@@ -342,10 +362,15 @@ fn bom(
     );
     let precision = model.precision_on(target);
     let observation = &planned.observation;
-    let crates = match observation.modules.get(&model.module) {
+    let mut crates = match observation.modules.get(&model.module) {
         Some(module) => crates_of_lock(&module.lock_excerpt).map_err(BuildError::other)?,
         None => Vec::new(),
     };
+    // The lock has the checksums, and crates of all processors; the program has what was compiled for this one.
+    if let Some(compiled) = compiled {
+        let compiled = compiled.by_name();
+        crates.retain(|it| compiled.contains_key(&(it.name.as_str(), it.version.as_str())));
+    }
     let calibration = match observation.record_files.get(&model.name) {
         Some((Some(digest), _)) => observation
             .records
@@ -432,6 +457,23 @@ fn read_licences(
     })
     .map_err(BuildError::other)?;
     known.insert(layer.digest, found);
+    Ok(())
+}
+
+/// Program → the crates that it carries the list of; read once per program.
+fn read_crates(
+    planned: &Planned,
+    binary: &Digest,
+    known: &mut BTreeMap<Digest, CrateList>,
+) -> Result<(), BuildError> {
+    if known.contains_key(binary) {
+        return Ok(());
+    }
+    let bytes = planned
+        .store
+        .read_verified(binary, ELF_SIZE_LIMIT_BYTES as u64)
+        .map_err(BuildError::other)?;
+    known.insert(*binary, CrateList::read(&bytes).map_err(BuildError::other)?);
     Ok(())
 }
 

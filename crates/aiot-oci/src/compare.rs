@@ -74,7 +74,7 @@ pub fn image_files(
                 gone.push((folder.to_owned(), true));
                 return Ok(());
             }
-            if let Some(hidden) = name.strip_prefix(".wh.") {
+            if let Some(hidden) = name.strip_prefix(".wh.").filter(|hidden| !hidden.is_empty()) {
                 let hidden = if folder.is_empty() {
                     hidden.to_owned()
                 } else {
@@ -100,16 +100,29 @@ pub fn image_files(
             Ok(())
         })?;
         for (path, only_below) in gone {
-            let prefix = if path.is_empty() {
-                String::new()
-            } else {
-                format!("{path}/")
-            };
-            files.retain(|known, _| !known.starts_with(&prefix) && (only_below || *known != path));
+            hide(&mut files, &path, only_below);
         }
         files.extend(here);
     }
     Ok(files)
+}
+
+/// Takes away what a whiteout hides. The cost follows from what goes, not from what is there: a layer may hold as many
+/// whiteouts as entries.
+fn hide(files: &mut BTreeMap<String, FileFacts>, path: &str, only_below: bool) {
+    if !only_below {
+        files.remove(path);
+    }
+    if path.is_empty() {
+        return files.clear();
+    }
+    let below = format!("{path}/");
+    while let Some((found, _)) = files.range(below.clone()..).next()
+        && found.starts_with(&below)
+    {
+        let found = found.clone();
+        files.remove(&found);
+    }
 }
 
 fn digest_of(reader: &mut dyn Read, layer: &Descriptor) -> Result<Digest, LayerError> {

@@ -141,6 +141,9 @@ pub fn read_layout(dir: &Path) -> Result<Vec<(String, Descriptor)>, LayoutError>
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(fail(format!("it has no `{name}`")));
             }
+            Ok(metadata) if !metadata.is_file() => {
+                return Err(fail(format!("`{name}` is no regular file")));
+            }
             Ok(metadata) if metadata.len() > limit => {
                 return Err(fail(format!("`{name}` has {} bytes", metadata.len())));
             }

@@ -231,6 +231,13 @@ impl Store {
     /// [`StoreError::Missing`], [`StoreError::Io`].
     pub fn open_verified(&self, digest: &Digest) -> Result<VerifiedReader, StoreError> {
         let path = self.path(digest);
+        // In a layout from elsewhere a pipe would block for ever, and a device never end.
+        if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(io_error("open", &path)(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no regular file",
+            )));
+        }
         match File::open(&path) {
             Ok(file) => Ok(VerifiedReader {
                 store: self.clone(),

@@ -2,8 +2,9 @@
 //!
 //! Four steps: the target's standard library is there (`rustup target add` otherwise), the crates are there
 //! (`cargo fetch`), cargo's lock holds nothing that the excerpt does not, then one build with a declared environment
-//! (`flags` holds what makes the bytes independent of folders). The result is read: machine, loader, C library
-//! version, and that no folder of this machine is left in it.
+//! (`flags` holds what makes the bytes independent of folders). The list of its crates is written into the program
+//! ([`crates`](crate::crates)). The result is read: machine, loader, C library version, and that no folder of this
+//! machine is left in it.
 
 mod error;
 mod flags;
@@ -15,6 +16,7 @@ use std::process::Command;
 
 use crate::GlibcVersion;
 use crate::builder::Linker;
+use crate::crates::CrateList;
 use crate::elf::{ElfFacts, Expectation, check, inspect};
 use crate::process::{clean_command, find_program, run};
 use crate::sources::{LockEntry, MODULE_PROFILE, read_lock_entries};
@@ -275,18 +277,51 @@ fn build_command(request: &CompileRequest<'_>, release: &str, cargo_home: &Path)
     command
 }
 
+/// The program with the list of its crates, as cargo resolves them for its target.
+fn with_crates(
+    request: &CompileRequest<'_>,
+    cargo_home: &Path,
+    program: &[u8],
+) -> Result<Vec<u8>, CompileError> {
+    let (module, triple) = (request.module.to_owned(), request.triple.triple);
+    let mut command = tool(Path::new("cargo"), request, cargo_home);
+    command.args(["metadata", "--format-version", "1", "--locked", "--offline"]);
+    command.args(["--filter-platform", triple]);
+    let json = match run(&mut command, &mut |_| {}) {
+        Ok(json) => json,
+        Err(source) => {
+            return Err(CompileError::Metadata {
+                module,
+                triple,
+                source,
+            });
+        }
+    };
+    CrateList::of_metadata(&json, request.module)
+        .and_then(|crates| crates.embed(program))
+        .map_err(|source| CompileError::Crates { module, source })
+}
+
 fn read_program(request: &CompileRequest<'_>, cargo_home: &Path) -> Result<CompiledModule, CompileError> {
     let triple = request.triple.triple;
-    let path = request
+    let built = request
         .target_dir
         .join(triple)
         .join(MODULE_PROFILE)
         .join(request.module);
-    let bytes = fs::read(&path).map_err(|source| CompileError::Io {
-        action: "read",
-        path: path.clone(),
-        source,
-    })?;
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| CompileError::Io { action, path, source }
+    };
+    let bytes = fs::read(&built).map_err(io("read", &built))?;
+    let bytes = with_crates(request, cargo_home, &bytes)?;
+    // Beside cargo's own file, which it takes up again the next time.
+    let path = built.with_file_name(format!("{}.whole", request.module));
+    let folder = built.parent().unwrap_or(request.target_dir);
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io("create a file in", folder))?;
+    std::io::Write::write_all(&mut file, &bytes).map_err(io("write", &path))?;
+    file.persist(&path)
+        .map_err(|error| io("write", &path)(error.error))?;
     let elf = inspect(&bytes).map_err(|source| CompileError::Elf {
         path: path.clone(),
         source,

@@ -6,6 +6,7 @@
 
 mod check;
 mod inspect;
+pub(crate) mod section;
 
 use std::fmt;
 

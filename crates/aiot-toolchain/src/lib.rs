@@ -8,6 +8,7 @@
 //! | [`builder`] | who links: zig, the system's cross compiler, or `cross` in a container |
 //! | [`wheels`] | the pip packages that bring zig, cargo-zigbuild and ONNX Runtime, locked by SHA-256 |
 //! | [`compile`] | the staged module → [`compile::CompiledModule`], the same bytes in any folder, home and cargo home |
+//! | [`crates`] | the crates that a program is made of, in the program itself |
 //! | [`elf`] | machine, float ABI, interpreter, libraries and C library version of a finished file |
 //! | [`versions`] | the tool versions that belong into an action's key |
 //!
@@ -19,6 +20,7 @@
 
 pub mod builder;
 pub mod compile;
+pub mod crates;
 pub mod elf;
 pub mod glibc;
 mod process;

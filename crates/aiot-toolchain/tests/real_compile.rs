@@ -12,6 +12,7 @@ use aiot_plan::tools::zig_wheels;
 use aiot_toolchain::GlibcVersion;
 use aiot_toolchain::builder::Linker;
 use aiot_toolchain::compile::CompileError;
+use aiot_toolchain::crates::{CrateKind, CrateList};
 use aiot_toolchain::elf::Machine;
 use aiot_toolchain::wheels::{WheelTags, ZigTools, fetch_locked, pip_download, zig_tools};
 
@@ -70,6 +71,24 @@ fn real_compile_is_the_same_anywhere() {
             !text.contains(root.path().to_str().unwrap()),
             "{triple}: names a folder of this machine"
         );
+
+        let crates = CrateList::read(&bytes).unwrap();
+        let names: Vec<(&str, CrateKind, bool)> = crates
+            .packages
+            .iter()
+            .map(|package| (package.name.as_str(), package.kind, package.root))
+            .collect();
+        let expected = [
+            ("native", CrateKind::Runtime, false),
+            ("probe", CrateKind::Runtime, true),
+        ];
+        let runs: Vec<_> = names
+            .iter()
+            .filter(|it| it.1 == CrateKind::Runtime)
+            .copied()
+            .collect();
+        assert_eq!(runs, expected);
+        assert!(names.contains(&("cc", CrateKind::Build, false)), "{names:?}");
 
         let second = there.compile(triple, FLOOR).unwrap();
         assert!(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use aiot_oci::layer::visit_layer;
-use aiot_oci::{Descriptor, EntryKind, LayerEntry, LayerError, LayerLimits, Platform, Store};
+use aiot_oci::{Descriptor, Digest, EntryKind, LayerEntry, LayerError, LayerLimits, Platform, Store};
 use aiot_toolchain::elf::{self, Machine};
 use serde_json::Value;
 
@@ -44,6 +44,8 @@ pub struct LayerContent {
     elves: BTreeMap<String, Elf>,
     /// What the run user could change.
     writable: BTreeSet<String>,
+    /// Digest of the archive.
+    pub diff_id: Option<Digest>,
     /// Length of the archive in bytes.
     pub unpacked_size_bytes: u64,
 }
@@ -61,10 +63,12 @@ impl LayerContent {
         is_ours: bool,
     ) -> Result<LayerContent, LayerError> {
         let mut content = LayerContent::default();
-        let (_, unpacked_size_bytes) = visit_layer(store, layer, LayerLimits::default(), |entry, reader| {
-            let wanted = is_ours || programs.contains(&entry.path);
-            content.take(layer, entry, reader, wanted)
-        })?;
+        let (diff_id, unpacked_size_bytes) =
+            visit_layer(store, layer, LayerLimits::default(), |entry, reader| {
+                let wanted = is_ours || programs.contains(&entry.path);
+                content.take(layer, entry, reader, wanted)
+            })?;
+        content.diff_id = Some(diff_id);
         content.unpacked_size_bytes = unpacked_size_bytes;
         Ok(content)
     }
@@ -77,6 +81,10 @@ impl LayerContent {
         is_wanted: bool,
     ) -> Result<(), LayerError> {
         let path = entry.path.clone();
+        // Of entries with one path the last counts.
+        self.links.remove(&path);
+        self.elves.remove(&path);
+        self.writable.remove(&path);
         if let EntryKind::Symlink { target } = &entry.kind {
             self.links.insert(path.clone(), target.clone());
         }

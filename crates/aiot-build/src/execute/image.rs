@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use aiot_oci::{
-    BaseImage, Compression, Descriptor, FileMode, FileSource, ImageSpec, Layer, LayerBuilder, MediaType,
-    assemble_image, assemble_index,
+    BaseImage, Compression, Descriptor, Digest, FileMode, FileSource, ImageSpec, Layer, LayerBuilder,
+    MediaType, assemble_image, assemble_index,
 };
 use aiot_package::{BASELINE_FILE, Golden, GoldenCase, PACKAGE_DIR, Precision};
 use aiot_plan::action::{Output, PackageParameters};
@@ -142,7 +142,11 @@ impl Task<'_> {
             all_layers.extend(base.manifest.layers.iter().cloned());
             spec.base = Some(base);
         }
-        let of_base = all_layers.len();
+        let of_base = spec
+            .base
+            .as_ref()
+            .map_or(&[][..], |base| &base.config.rootfs.diff_ids)
+            .to_vec();
         for (name, input) in self.inputs {
             let Some(output) = input.output.as_ref().filter(|output| output.diff_id.is_some()) else {
                 continue;
@@ -154,7 +158,7 @@ impl Task<'_> {
         let programs =
             [&entrypoint[0], &env["AIOT_ENGINE_LIBRARY"]].map(|path| path.trim_start_matches('/').to_owned());
         let unpacked = self.look_into(
-            (&all_layers, of_base),
+            (&all_layers, &of_base),
             &programs,
             &spec.platform,
             &self.mounts(model, target),
@@ -211,10 +215,10 @@ impl Task<'_> {
     }
 
     /// Looks into all layers: whether the image can run, and nothing in it can be changed. Returns layer → length of
-    /// its archive in bytes.
+    /// its archive in bytes. `of_base`: diff ids of the base image's layers, which are the lowest.
     fn look_into(
         &self,
-        (layers, of_base): (&[Descriptor], usize),
+        (layers, of_base): (&[Descriptor], &[Digest]),
         programs: &[String],
         platform: &aiot_oci::Platform,
         mounts: &BTreeSet<String>,
@@ -227,7 +231,17 @@ impl Task<'_> {
             if !self.context.store.contains(&layer.digest, layer.size) {
                 return Ok(BTreeMap::new());
             }
-            found.push(self.layer_content(layer, programs, position >= of_base)?);
+            let content = self.layer_content(layer, programs, position >= of_base.len())?;
+            if let (Some(said), Some(diff_id)) = (of_base.get(position), content.diff_id)
+                && *said != diff_id
+            {
+                return Err(self.fail(format!(
+                    "layer {} of the base image unpacks to {diff_id}, and its config says {said}: engines would refuse \
+                     the image; take another base image",
+                    position + 1
+                )));
+            }
+            found.push(content);
         }
         let problems = contents::problems(&found, programs, platform, mounts);
         if problems.is_empty() {

@@ -28,14 +28,17 @@ pub struct LayerLimits {
     pub uncompressed_size_bytes: u64,
     /// Number of entries.
     pub entries: u64,
+    /// Bytes of all names and link targets together: whoever lists a layer holds them in memory.
+    pub names_size_bytes: u64,
 }
 
 impl Default for LayerLimits {
-    /// 16 GiB and a million entries: several times the largest base image for edge devices.
+    /// 16 GiB, a million entries, 128 MiB of names: several times the largest base image for edge devices.
     fn default() -> LayerLimits {
         LayerLimits {
             uncompressed_size_bytes: 16 << 30,
             entries: 1_000_000,
+            names_size_bytes: 128 << 20,
         }
     }
 }
@@ -150,6 +153,8 @@ pub fn list_layer(
 /// Calls `visit` with every entry of a layer and a reader of its content, in the order of the archive, and returns
 /// the digest and length of the tar archive. The reader is empty for everything but files and need not be read.
 ///
+/// A path may come more than once, in base images of some tools it does: as for engines, the last one counts.
+///
 /// # Errors
 /// [`LayerError::Unreadable`] when the archive is broken, leads outside the image or exceeds the limits;
 /// [`LayerError::Store`] when the blob is missing or corrupt; the first error of `visit`.
@@ -169,7 +174,7 @@ pub fn visit_layer(
 
     let mut tar = MeasuringReader::new(uncompressed_reader(store, layer)?, limits.uncompressed_size_bytes);
     let mut archive = Archive::new(&mut tar);
-    let mut count = 0;
+    let (mut count, mut names_size_bytes) = (0, 0);
     let (mut long_name, mut long_target): (Option<Vec<u8>>, Option<Vec<u8>>) = (None, None);
     // `raw`: the library would hold extension records of any length in memory; we bound them.
     for entry in archive.entries().map_err(from_read)?.raw(true) {
@@ -223,6 +228,11 @@ pub fn visit_layer(
             .take()
             .or_else(|| entry.header().link_name_bytes().map(|target| target.into_owned()))
             .unwrap_or_default();
+        names_size_bytes += (name.len() + target.len()) as u64;
+        if names_size_bytes > limits.names_size_bytes {
+            let limit = limits.names_size_bytes;
+            return Err(fail(format!("its names have more than {limit} bytes")));
+        }
         let header = entry.header();
         let layer_entry = LayerEntry {
             path: inside(&name).map_err(fail)?,

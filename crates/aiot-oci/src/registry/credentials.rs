@@ -300,6 +300,11 @@ async fn ask_helper(name: &str, key: &str) -> Result<Option<Login>, String> {
         .map_err(|_| format!("no answer within {HELPER_TIMEOUT:?}"))?
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
+    read_answer(status, &answer)
+}
+
+/// What a helper's end and its output mean.
+fn read_answer(status: std::process::ExitStatus, answer: &[u8]) -> Result<Option<Login>, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
@@ -308,14 +313,14 @@ async fn ask_helper(name: &str, key: &str) -> Result<Option<Login>, String> {
     }
     if !status.success() {
         // The protocol's way to say that it has nothing; whatever else it printed may be secret.
-        let nothing = String::from_utf8_lossy(&answer).contains("credentials not found");
+        let nothing = String::from_utf8_lossy(answer).contains("credentials not found");
         return if nothing {
             Ok(None)
         } else {
             Err(format!("it ended with {status}"))
         };
     }
-    match serde_json::from_slice::<Answer>(&answer) {
+    match serde_json::from_slice::<Answer>(answer) {
         Ok(answer) if answer.secret.is_empty() => Ok(None),
         Ok(answer) => Ok(Some(login(&answer.username, &answer.secret))),
         Err(_) => Err("its answer is no credential".to_owned()),

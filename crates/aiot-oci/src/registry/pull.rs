@@ -22,6 +22,9 @@ pub(super) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json
 
 const DOWNLOADS_IN_PARALLEL: usize = 3;
 
+/// The largest layer that is fetched: what a manifest announces is written to the disk before it can be verified.
+const MAX_LAYER_BYTES: u64 = 16 << 30;
+
 /// Whether a pull fetches the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PullLayers {
@@ -134,6 +137,15 @@ impl RegistryClient {
         }
         manifest.platform = Some(platform.clone());
         if layers == PullLayers::All {
+            if let Some(layer) = document.layers.iter().find(|layer| layer.size > MAX_LAYER_BYTES) {
+                let (digest, size_bytes, limit_bytes) = (layer.digest, layer.size, MAX_LAYER_BYTES);
+                return Err(StoreError::TooLarge {
+                    digest,
+                    size_bytes,
+                    limit_bytes,
+                }
+                .into());
+            }
             self.pull_blobs(store, &reference.repository, &document.layers)
                 .await?;
         }

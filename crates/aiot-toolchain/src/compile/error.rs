@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::crates::CratesError;
 use crate::elf::{ElfError, ElfProblem};
 use crate::process::ProcessError;
 use crate::sources::SourcesError;
@@ -76,6 +77,24 @@ pub enum CompileError {
         path: PathBuf,
         /// What is wrong.
         source: ElfError,
+    },
+    /// What the program is made of could not be asked.
+    #[error("cannot list what `{module}` is made of for {triple}: {source}")]
+    Metadata {
+        /// The module.
+        module: String,
+        /// The target.
+        triple: &'static str,
+        /// What cargo said.
+        source: ProcessError,
+    },
+    /// The list of the program's crates could not be made or written into it.
+    #[error("the crates of `{module}`: {source}")]
+    Crates {
+        /// The module.
+        module: String,
+        /// What is wrong.
+        source: CratesError,
     },
     /// The program does not run on the target.
     #[error("`{module}` compiled for {triple} would not run there:{}", list(.problems))]

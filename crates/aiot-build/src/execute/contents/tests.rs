@@ -209,3 +209,20 @@ fn loader_and_libraries_are_in_the_layers() {
     let circle: &[Entry<'_>] = &[("app", LINK, 0o777, 0, b"b"), ("b", LINK, 0o777, 0, b"app")];
     check(&[circle], &["no /app"]);
 }
+
+#[test]
+fn of_a_path_that_comes_twice_the_last_entry_counts() {
+    let (bytes, _) = program();
+    // The program is replaced by a text, a writable file by one that is not, a link by a file.
+    let layer: &[Entry<'_>] = &[
+        ("app", FILE, 0o755, 0, &bytes),
+        APP,
+        ("f", FILE, 0o666, 0, b""),
+        ("f", FILE, 0o644, 0, b""),
+    ];
+    check(&[layer], &[]);
+    let layer: &[Entry<'_>] = &[("app", LINK, 0o777, 0, b"nowhere"), APP];
+    check(&[layer], &[]);
+    let layer: &[Entry<'_>] = &[APP, ("app", LINK, 0o777, 0, b"nowhere")];
+    check(&[layer], &["no /app"]);
+}

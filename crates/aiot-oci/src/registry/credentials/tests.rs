@@ -1,4 +1,6 @@
 use super::*;
+use proptest::prelude::*;
+use std::os::unix::process::ExitStatusExt as _;
 
 fn config(text: &str) -> ConfigFile {
     serde_json::from_str(text).unwrap()
@@ -72,4 +74,80 @@ fn a_missing_helper_is_told_only_when_it_matters() {
             .contains("docker-credential-of-a-program-that-is-not-there failed")
     );
     assert!(runtime.block_on(ask_helper("../../bin/sh", "r.example")).is_err());
+}
+
+/// Damage to a text: at each place, another byte, or the end.
+fn damaged(text: &str, flips: &[(prop::sample::Index, u8)], end: prop::sample::Index) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (place, byte) in flips {
+        let place = place.index(bytes.len());
+        bytes[place] = *byte;
+    }
+    bytes.truncate(end.index(bytes.len() + 40).min(bytes.len()));
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_config_files_and_answers_never_panic_and_never_show(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        end in any::<prop::sample::Index>(),
+        status in 0..2i32,
+    ) {
+        let text = r#"{"auths":{"r.example":{"auth":"dXNlcjpzZXNhbWU=","identitytoken":"sesame"},
+            "https://index.docker.io/v1/":{"username":"u","password":"sesame"}},
+            "credHelpers":{"h.example":"special"},"credsStore":"all"}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, damaged(text, &flips, end)).unwrap();
+        match Credentials::from_files(&[path]) {
+            Ok(credentials) => {
+                for file in credentials.files.iter() {
+                    for registry in ["r.example", "docker.io", "h.example", ""] {
+                        file.login(registry);
+                        file.helper(registry);
+                    }
+                }
+            }
+            Err(error) => prop_assert!(!error.to_string().contains("sesame"), "{error}"),
+        }
+        let answer = r#"{"ServerURL":"https://r.example","Username":"ann","Secret":"sesame"}"#;
+        let status = std::process::ExitStatus::from_raw(status << 8);
+        if let Err(error) = read_answer(status, &damaged(answer, &flips, end)) {
+            prop_assert!(!error.contains("sesame"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn answers_of_helpers() {
+    let check = |status: i32, answer: &str, expected: Result<Option<(&str, &str)>, &str>| {
+        let found = read_answer(std::process::ExitStatus::from_raw(status << 8), answer.as_bytes());
+        match (found, expected) {
+            (Ok(found), Ok(expected)) => {
+                assert!(
+                    found == expected.map(|(user, secret)| login(user, secret)),
+                    "{answer}"
+                );
+            }
+            (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+            _ => panic!("{status} {answer}"),
+        }
+    };
+    check(0, r#"{"Username":"u","Secret":"s"}"#, Ok(Some(("u", "s"))));
+    check(
+        0,
+        r#"{"Username":"<token>","Secret":"s"}"#,
+        Ok(Some(("<token>", "s"))),
+    );
+    check(0, r#"{"Username":"u","Secret":""}"#, Ok(None));
+    check(0, "{}", Err("no credential"));
+    check(0, "", Err("no credential"));
+    check(1, "credentials not found in native keychain", Ok(None));
+    check(1, "error: sesame", Err("it ended with"));
+    // What is read of an answer is cut, and what is cut is no credential.
+    let endless = format!("{{\"Username\":\"u\",\"Secret\":\"{}", "s".repeat(70_000));
+    check(0, &endless, Err("no credential"));
 }
