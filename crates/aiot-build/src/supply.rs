@@ -266,6 +266,9 @@ pub fn artifacts(root: &Path, name: &str, image: &Digest) -> Result<Vec<Artifact
     })
 }
 
+/// Layer → package → licences.
+type Licences = BTreeMap<Digest, BTreeMap<String, Vec<String>>>;
+
 /// What an image is made of, by the actions before it.
 #[derive(Default)]
 struct Below<'a> {
@@ -348,10 +351,7 @@ fn bom(
     measurements: &Measurements,
     node: usize,
     below: &Below<'_>,
-    (licences, compiled): (
-        &BTreeMap<Digest, BTreeMap<String, Vec<String>>>,
-        Option<&CrateList>,
-    ),
+    (licences, compiled): (&Licences, Option<&CrateList>),
 ) -> Result<Vec<u8>, BuildError> {
     let Action::AssembleImage { model, target, .. } = &planned.plan.nodes[node].action else {
         return Err(BuildError::Other("an image of the plan is none".to_owned()));
@@ -431,7 +431,7 @@ fn bom(
 fn read_licences(
     planned: &Planned,
     layer: &aiot_oci::Descriptor,
-    known: &mut BTreeMap<Digest, BTreeMap<String, Vec<String>>>,
+    known: &mut Licences,
 ) -> Result<(), BuildError> {
     if known.contains_key(&layer.digest) {
         return Ok(());
