@@ -18,7 +18,7 @@ use crate::common::{Image, images};
 /// Inputs per image, spread over the evaluation set.
 const SAMPLES: usize = 24;
 
-fn bound(precision: Precision) -> f32 {
+pub(crate) fn bound(precision: Precision) -> f32 {
     match precision {
         Precision::Int8 => 0.0,
         Precision::Float32 | Precision::Int8Symmetric | Precision::Int8Weights | Precision::Int4Weights => {
@@ -28,7 +28,7 @@ fn bound(precision: Precision) -> f32 {
     }
 }
 
-fn samples(root: &Path, image: &Image) -> Vec<PathBuf> {
+pub(crate) fn samples(root: &Path, image: &Image) -> Vec<PathBuf> {
     let dataset = Dataset::open(&root.join(&image.model.evaluation_path)).unwrap();
     let all = dataset.samples();
     let count = SAMPLES.min(all.len());
@@ -50,7 +50,7 @@ fn numbers(result: &PredictionResult) -> std::collections::BTreeMap<String, f32>
 }
 
 #[track_caller]
-fn assert_same(name: &str, bound: f32, host: &[Prediction], device: &[Prediction]) {
+pub(crate) fn assert_same(name: &str, bound: f32, host: &[Prediction], device: &[Prediction]) {
     assert_eq!(host.len(), device.len(), "{name}");
     for (host, device) in host.iter().zip(device) {
         if bound == 0.0 {

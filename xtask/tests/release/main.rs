@@ -10,6 +10,7 @@ mod changes;
 mod crashes;
 mod emulation;
 mod errors;
+mod forms;
 mod fleet;
 mod images;
 mod lock;
