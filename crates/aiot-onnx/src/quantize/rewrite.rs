@@ -141,7 +141,10 @@ impl<'a> Rewrite<'a> {
         let table = table.ok_or("it reads no constant table")?;
         let gathers = |position: &usize| {
             let reader = &self.graph.node[*position];
-            is(reader, "Gather") && int(reader, "axis", 0) == 0 && reader.input[1] != table.name()
+            let indices = reader.input.get(1);
+            is(reader, "Gather")
+                && int(reader, "axis", 0) == 0
+                && indices.is_some_and(|indices| indices != table.name())
         };
         let name = table.name();
         let plain = int(node, "axis", 0) == 0

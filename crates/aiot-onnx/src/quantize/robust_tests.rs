@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::RngSeed;
 
 use super::operator_tests::{bends, decoder, series, switches};
 use super::reference_tests::nets;
@@ -182,7 +183,12 @@ fn exercise(model: &Model, range: Range, float_node: Index) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    // The same cases each time, so that a change is blamed only for its own faults. More by hand: another seed.
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(7),
+        ..ProptestConfig::with_cases(5000)
+    })]
 
     #[test]
     fn changed_nets_never_panic_and_what_comes_out_is_sound(
