@@ -5,6 +5,7 @@
 //! is attached where it is missing.
 
 mod attached;
+mod kept;
 mod places;
 pub mod requests;
 mod send;

@@ -12,13 +12,12 @@ use aiot_oci::{Artifact, Descriptor, RegistryClient, RegistryError, Repository};
 use aiot_supply::signature::{BUNDLE_TYPE, MAX_BUNDLE_BYTES, key_hint};
 use serde::Deserialize;
 
+use super::kept::kept;
 use crate::error::BuildError;
 use crate::lockfile::write_if_changed;
 
 /// File beside the registries' habits.
 const FILE: &str = "attached.json";
-/// The longest such file that is read.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Signatures of one image that are looked at.
 const MAX_SIGNATURES: usize = 32;
 
@@ -33,16 +32,9 @@ pub(super) struct Known {
 impl Known {
     /// What earlier pushes found out, kept beside `habits`; nothing where there is no such file or it is damaged.
     pub(super) fn read(habits: Option<&Path>) -> Known {
-        let path = habits.map(|path| path.with_file_name(FILE));
-        let fits = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.len() <= MAX_FILE_BYTES);
-        let bytes = path
-            .as_ref()
-            .filter(fits)
-            .and_then(|path| std::fs::read(path).ok());
+        let (path, images) = kept(habits, FILE);
         Known {
-            images: bytes
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-                .unwrap_or_default(),
+            images,
             path,
             is_changed: false,
         }

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 
 use aiot_oci::{Places, RegistryClient};
 
+use super::kept::kept;
 use crate::error::BuildError;
 use crate::lockfile::write_if_changed;
 
 /// File beside the registries' habits.
 const FILE: &str = "places.json";
-/// The longest such file that is read.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Blobs of one registry that are kept; beyond them only those of the last push are.
 const MAX_BLOBS: usize = 200_000;
 
@@ -25,15 +24,7 @@ impl KnownPlaces {
     /// What earlier pushes left beside `habits`, told to the client; nothing where there is no such file or it is
     /// damaged.
     pub(super) fn read(habits: Option<&Path>, client: &RegistryClient) -> KnownPlaces {
-        let path = habits.map(|path| path.with_file_name(FILE));
-        let fits = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.len() <= MAX_FILE_BYTES);
-        let bytes = path
-            .as_ref()
-            .filter(fits)
-            .and_then(|path| std::fs::read(path).ok());
-        let places: Places = bytes
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let (path, places): (_, Places) = kept(habits, FILE);
         client.hint_places(&places);
         KnownPlaces { path, places }
     }
