@@ -50,6 +50,16 @@ pub enum IndexError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The index is not the one that the signed `InRelease` of the same mirror lists.
+    #[error(
+        "{url}: {reason}; the mirror is between two updates, or a proxy changed the file; try again later"
+    )]
+    Unlisted {
+        /// The index, without credentials.
+        url: String,
+        /// How it differs.
+        reason: String,
+    },
     /// Not a suite's name.
     #[error("`{0}` is not the name of a Debian suite (letters, digits, `-`), like trixie")]
     Suite(String),
@@ -138,9 +148,9 @@ pub fn fetch_index(
         }
         result => (by_hash, result?),
     };
-    check_bytes(&compressed, size_bytes, &digest).map_err(|reason| {
-        let note = "the mirror is between two updates, or a proxy changed the file; try again later";
-        content_error(&url, format!("{reason}; {note}"))
+    check_bytes(&compressed, size_bytes, &digest).map_err(|reason| IndexError::Unlisted {
+        url: redact_url(&url),
+        reason,
     })?;
     let mut text = String::new();
     let stream = compression::open("Packages.xz", &compressed).expect("the name ends in .xz");
