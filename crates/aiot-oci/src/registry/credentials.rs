@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -271,7 +271,19 @@ async fn ask_helper(name: &str, key: &str) -> Result<Option<Login>, String> {
     {
         return Err("its name is no program name".to_owned());
     }
-    let mut child = Command::new(format!("docker-credential-{name}"))
+    let helper = Command::new(format!("docker-credential-{name}"));
+    let (status, answer) = converse(helper, key, HELPER_TIMEOUT).await?;
+    read_answer(status, &answer)
+}
+
+/// One question to a helper, its end and its answer. No helper has more time than `timeout`: one that gives no answer,
+/// or answers and goes on, is killed.
+async fn converse(
+    mut helper: Command,
+    question: &str,
+    timeout: Duration,
+) -> Result<(ExitStatus, Vec<u8>), String> {
+    let mut child = helper
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -279,32 +291,40 @@ async fn ask_helper(name: &str, key: &str) -> Result<Option<Login>, String> {
         .spawn()
         .map_err(|error| error.to_string())?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let key = key.to_owned();
-    let answer = tokio::task::spawn_blocking(move || {
+    let question = question.to_owned();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // A thread, not a task: the runtime would wait at its end for one whose pipe the helper's own child holds open.
+    std::thread::spawn(move || {
         // A helper that does not read its question shows by its answer.
         if let Some(mut stdin) = stdin {
-            let _ = stdin.write_all(key.as_bytes());
+            let _ = stdin.write_all(question.as_bytes());
         }
         let mut answer = Vec::new();
-        stdout
-            .map(|stdout| stdout.take(MAX_HELPER_ANSWER_BYTES).read_to_end(&mut answer))
-            .transpose()
-            .map(|_| answer)
+        let read = stdout.map(|stdout| stdout.take(MAX_HELPER_ANSWER_BYTES).read_to_end(&mut answer));
+        // Nobody listens any more if it took too long.
+        let _ = sender.send(read.transpose().map(|_| answer));
     });
-    let answer = tokio::time::timeout(HELPER_TIMEOUT, answer).await;
-    if answer.is_err() {
+    let conversation = async {
+        let answer = receiver.await.map_err(|error| error.to_string())?;
+        let answer = answer.map_err(|error| error.to_string())?;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => return Ok((status, answer)),
+                Ok(None) => tokio::time::sleep(Duration::from_millis(2)).await,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    };
+    let Ok(result) = tokio::time::timeout(timeout, conversation).await else {
         let _ = child.kill();
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    let answer = answer
-        .map_err(|_| format!("no answer within {HELPER_TIMEOUT:?}"))?
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
-    read_answer(status, &answer)
+        let _ = child.wait();
+        return Err(format!("it did not answer and end within {timeout:?}"));
+    };
+    result
 }
 
 /// What a helper's end and its output mean.
-fn read_answer(status: std::process::ExitStatus, answer: &[u8]) -> Result<Option<Login>, String> {
+fn read_answer(status: ExitStatus, answer: &[u8]) -> Result<Option<Login>, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {

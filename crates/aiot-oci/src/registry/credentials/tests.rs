@@ -76,6 +76,33 @@ fn a_missing_helper_is_told_only_when_it_matters() {
     assert!(runtime.block_on(ask_helper("../../bin/sh", "r.example")).is_err());
 }
 
+#[test]
+fn a_helper_has_no_more_than_its_time() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let ask = |script: &str, timeout: Duration| {
+        let mut helper = Command::new("sh");
+        helper.args(["-c", script]);
+        runtime.block_on(converse(helper, "r.example", timeout))
+    };
+    // As long as it answers and ends, a slow one is waited for: its end, not only that of its answer.
+    let (status, answer) = ask("cat; exec >&-; sleep 0.2; exit 3", Duration::from_secs(60)).unwrap();
+    assert_eq!((status.code(), answer.as_slice()), (Some(3), &b"r.example"[..]));
+    let hanging = [
+        "exec sleep 600",
+        // Answers, and goes on.
+        "exec >&-; exec sleep 600",
+        // Ends, and leaves a program behind that holds the pipe.
+        "sleep 5 & echo answer",
+    ];
+    for script in hanging {
+        let error = ask(script, Duration::from_millis(300)).unwrap_err();
+        assert_eq!(error, "it did not answer and end within 300ms", "{script}");
+    }
+}
+
 /// Damage to a text: at each place, another byte, or the end.
 fn damaged(text: &str, flips: &[(prop::sample::Index, u8)], end: prop::sample::Index) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
