@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use aiot_package::Digest;
 
 use crate::document::{Descriptor, ImageManifest};
-use crate::layer::{EntryKind, LayerError, LayerLimits, visit_layer};
+use crate::layer::{EntryKind, LayerError, LayerLimits, Whiteout, visit_layer};
 use crate::store::Store;
 
 /// The longest file that is compared byte by byte.
@@ -67,20 +67,10 @@ pub fn image_files(
     let mut files: BTreeMap<String, FileFacts> = BTreeMap::new();
     for (position, layer) in manifest.layers.iter().enumerate() {
         let mut here: BTreeMap<String, FileFacts> = BTreeMap::new();
-        let mut gone: Vec<(String, bool)> = Vec::new();
+        let mut whiteouts = Vec::new();
         visit_layer(store, layer, LayerLimits::default(), |entry, reader| {
-            let (folder, name) = entry.path.rsplit_once('/').unwrap_or(("", &entry.path));
-            if name == ".wh..wh..opq" {
-                gone.push((folder.to_owned(), true));
-                return Ok(());
-            }
-            if let Some(hidden) = name.strip_prefix(".wh.").filter(|hidden| !hidden.is_empty()) {
-                let hidden = if folder.is_empty() {
-                    hidden.to_owned()
-                } else {
-                    format!("{folder}/{hidden}")
-                };
-                gone.push((hidden, false));
+            if let Some(whiteout) = Whiteout::of(&entry.path) {
+                whiteouts.push(whiteout);
                 return Ok(());
             }
             let content = match entry.kind {
@@ -99,30 +89,12 @@ pub fn image_files(
             );
             Ok(())
         })?;
-        for (path, only_below) in gone {
-            hide(&mut files, &path, only_below);
+        for whiteout in whiteouts {
+            whiteout.apply(&mut files);
         }
         files.extend(here);
     }
     Ok(files)
-}
-
-/// Takes away what a whiteout hides. The cost follows from what goes, not from what is there: a layer may hold as many
-/// whiteouts as entries.
-fn hide(files: &mut BTreeMap<String, FileFacts>, path: &str, only_below: bool) {
-    if !only_below {
-        files.remove(path);
-    }
-    if path.is_empty() {
-        return files.clear();
-    }
-    let below = format!("{path}/");
-    while let Some((found, _)) = files.range(below.clone()..).next()
-        && found.starts_with(&below)
-    {
-        let found = found.clone();
-        files.remove(&found);
-    }
 }
 
 fn digest_of(reader: &mut dyn Read, layer: &Descriptor) -> Result<Digest, LayerError> {

@@ -10,6 +10,7 @@
 mod encode;
 mod header;
 mod read;
+mod whiteout;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,6 +26,7 @@ use crate::store::{self, BlobWriter, Store, StoreError};
 use encode::{BlockWriter, Encoder};
 pub use header::MAX_NAME_BYTES;
 pub use read::{EntryKind, LayerEntry, LayerLimits, list_layer, uncompressed_reader, visit_layer};
+pub use whiteout::Whiteout;
 
 /// Part of every cache key of a layer: changes when the same entries would give other bytes (header fields, encoder,
 /// level).

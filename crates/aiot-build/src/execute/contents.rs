@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::sync::Arc;
 
-use aiot_oci::layer::visit_layer;
+use aiot_oci::layer::{Whiteout, visit_layer};
 use aiot_oci::{Descriptor, Digest, EntryKind, LayerEntry, LayerError, LayerLimits, Platform, Store};
 use aiot_toolchain::elf::{self, Machine};
 use serde_json::Value;
@@ -33,17 +34,27 @@ struct Elf {
     needed: Vec<String>,
 }
 
+/// A path of a layer.
+#[derive(Debug)]
+struct Entry {
+    /// Where a symbolic link points.
+    link: Option<String>,
+    /// Of programs and libraries that are looked at.
+    elf: Option<Elf>,
+    /// Whether the run user could change it.
+    is_writable: bool,
+}
+
+/// What a container sees of all layers, by path.
+type Image<'a> = BTreeMap<&'a str, &'a Entry>;
+
 /// What is in a layer.
 #[derive(Debug, Default)]
 pub struct LayerContent {
-    /// All paths, without the first `/`.
-    paths: BTreeSet<String>,
-    /// Symbolic links and where they point.
-    links: BTreeMap<String, String>,
-    /// Programs and libraries that are looked at.
-    elves: BTreeMap<String, Elf>,
-    /// What the run user could change.
-    writable: BTreeSet<String>,
+    /// By path, without the first `/`.
+    entries: BTreeMap<String, Entry>,
+    /// What it hides of the layers below.
+    whiteouts: Vec<Whiteout>,
     /// Digest of the archive.
     pub diff_id: Option<Digest>,
     /// Length of the archive in bytes.
@@ -80,16 +91,17 @@ impl LayerContent {
         reader: &mut dyn Read,
         is_wanted: bool,
     ) -> Result<(), LayerError> {
-        let path = entry.path.clone();
-        // Of entries with one path the last counts.
-        self.links.remove(&path);
-        self.elves.remove(&path);
-        self.writable.remove(&path);
-        if let EntryKind::Symlink { target } = &entry.kind {
-            self.links.insert(path.clone(), target.clone());
+        if let Some(whiteout) = Whiteout::of(&entry.path) {
+            self.whiteouts.push(whiteout);
+            return Ok(());
         }
-        if is_writable(entry) {
-            self.writable.insert(path.clone());
+        let mut found = Entry {
+            link: None,
+            elf: None,
+            is_writable: is_writable(entry),
+        };
+        if let EntryKind::Symlink { target } = &entry.kind {
+            found.link = Some(target.clone());
         }
         if let EntryKind::File { size_bytes } = entry.kind
             && is_wanted
@@ -105,17 +117,17 @@ impl LayerContent {
             if bytes == *b"\x7fELF" {
                 reader.read_to_end(&mut bytes).map_err(failed)?;
                 if let Ok(facts) = elf::inspect(&bytes) {
-                    let elf = Elf {
+                    found.elf = Some(Elf {
                         machine: facts.machine,
                         word_bits: facts.word_bits,
                         interpreter: facts.interpreter,
                         needed: facts.needed,
-                    };
-                    self.elves.insert(path.clone(), elf);
+                    });
                 }
             }
         }
-        self.paths.insert(path);
+        // Of entries with one path the last counts.
+        self.entries.insert(entry.path.clone(), found);
         Ok(())
     }
 }
@@ -162,25 +174,17 @@ pub fn mount_points(create_options: &[&Value]) -> BTreeSet<String> {
 /// Everything that would keep an image from running, or let it be changed while it runs. `layers`: lowest first;
 /// `programs`: paths of the program and the engine.
 pub fn problems(
-    layers: &[std::sync::Arc<LayerContent>],
+    layers: &[Arc<LayerContent>],
     programs: &[String],
     platform: &Platform,
     mounts: &BTreeSet<String>,
 ) -> Vec<String> {
     let mut problems = Vec::new();
+    let image = merge(layers);
     for program in programs {
-        if resolve(layers, program).is_none() {
+        if resolve(&image, program).is_none() {
             problems.push(format!("the image has no /{program}"));
         }
-    }
-    // What a later layer has in its place counts.
-    let mut writable = BTreeSet::new();
-    let mut elves: BTreeMap<&str, &Elf> = BTreeMap::new();
-    for layer in layers {
-        writable.retain(|path: &&String| !layer.paths.contains(*path));
-        writable.extend(&layer.writable);
-        elves.retain(|path, _| !layer.paths.contains(*path));
-        elves.extend(layer.elves.iter().map(|(path, elf)| (path.as_str(), elf)));
     }
     let is_mounted = |path: &str| {
         mounts.iter().any(|mount| {
@@ -190,7 +194,11 @@ pub fn problems(
                     .is_some_and(|rest| rest.starts_with('/'))
         })
     };
-    writable.retain(|path| !is_mounted(path));
+    let writable: Vec<&str> = image
+        .iter()
+        .filter(|(path, entry)| entry.is_writable && !is_mounted(path))
+        .map(|(path, _)| *path)
+        .collect();
     if !writable.is_empty() {
         let shown: Vec<String> = writable
             .iter()
@@ -205,8 +213,9 @@ pub fn problems(
         ));
     }
     if let Some(expected) = machine(platform) {
-        let wrong: Vec<String> = elves
+        let wrong: Vec<String> = image
             .iter()
+            .filter_map(|(path, entry)| Some((path, entry.elf.as_ref()?)))
             .filter(|(_, elf)| (elf.machine, elf.word_bits) != expected)
             .map(|(path, elf)| format!("/{path} is for {} ({} bits)", elf.machine, elf.word_bits))
             .take(SHOWN)
@@ -215,41 +224,49 @@ pub fn problems(
             problems.push(format!("the image is for {platform}, but {}", wrong.join(", ")));
         }
     }
-    problems.extend(missing(layers, programs, &elves));
+    problems.extend(missing(&image, programs));
     problems
 }
 
-/// Loader and libraries that the programs and their libraries name and that are in no layer.
-fn missing(
-    layers: &[std::sync::Arc<LayerContent>],
-    programs: &[String],
-    elves: &BTreeMap<&str, &Elf>,
-) -> Vec<String> {
+/// What a container sees: of each path the last layer's entry, without what a later layer hides.
+fn merge(layers: &[Arc<LayerContent>]) -> Image<'_> {
+    let mut image = Image::new();
+    for layer in layers {
+        for whiteout in &layer.whiteouts {
+            whiteout.apply(&mut image);
+        }
+        image.extend(layer.entries.iter().map(|(path, entry)| (path.as_str(), entry)));
+    }
+    image
+}
+
+/// Loader and libraries that the programs and their libraries name and that the image lacks.
+fn missing(image: &Image<'_>, programs: &[String]) -> Vec<String> {
     // By file name, as a loader finds them in its folders.
     let mut by_name: BTreeMap<&str, &str> = BTreeMap::new();
-    for path in layers.iter().flat_map(|layer| &layer.paths) {
+    for path in image.keys() {
         by_name
             .entry(path.rsplit('/').next().unwrap_or_default())
             .or_insert(path);
     }
     let mut problems = Vec::new();
     let (mut waiting, mut seen) = (Vec::new(), BTreeSet::new());
-    waiting.extend(programs.iter().filter_map(|program| resolve(layers, program)));
+    waiting.extend(programs.iter().filter_map(|program| resolve(image, program)));
     while let Some(path) = waiting.pop() {
-        let Some(elf) = elves.get(path.as_str()) else {
+        let Some(elf) = image.get(path.as_str()).and_then(|entry| entry.elf.as_ref()) else {
             continue;
         };
         if !seen.insert(path.clone()) {
             continue;
         }
         if let Some(interpreter) = &elf.interpreter
-            && resolve(layers, interpreter.trim_start_matches('/')).is_none()
+            && resolve(image, interpreter.trim_start_matches('/')).is_none()
         {
             problems.push(format!("the image lacks {interpreter} (the loader of /{path})"));
         }
         for library in &elf.needed {
             match by_name.get(library.as_str()) {
-                Some(found) => waiting.extend(resolve(layers, found)),
+                Some(found) => waiting.extend(resolve(image, found)),
                 None => problems.push(format!("the image lacks {library} (needed by /{path})")),
             }
         }
@@ -259,7 +276,7 @@ fn missing(
 }
 
 /// Where a path leads when its links are followed; `None` where it leads to nothing.
-fn resolve(layers: &[std::sync::Arc<LayerContent>], path: &str) -> Option<String> {
+fn resolve(image: &Image<'_>, path: &str) -> Option<String> {
     let mut waiting: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
     let mut found: Vec<String> = Vec::new();
     let mut followed = 0;
@@ -273,8 +290,7 @@ fn resolve(layers: &[std::sync::Arc<LayerContent>], path: &str) -> Option<String
             _ => found.push(part),
         }
         let here = found.join("/");
-        let top = layers.iter().rev().find(|layer| layer.paths.contains(&here));
-        if let Some(target) = top.and_then(|layer| layer.links.get(&here)) {
+        if let Some(target) = image.get(here.as_str()).and_then(|entry| entry.link.as_ref()) {
             followed += 1;
             if followed > MAX_LINKS {
                 return None;
@@ -288,10 +304,7 @@ fn resolve(layers: &[std::sync::Arc<LayerContent>], path: &str) -> Option<String
         }
     }
     let end = found.join("/");
-    layers
-        .iter()
-        .any(|layer| layer.paths.contains(&end))
-        .then_some(end)
+    image.contains_key(end.as_str()).then_some(end)
 }
 
 /// What programs of a platform are made for; `None` where we do not know.

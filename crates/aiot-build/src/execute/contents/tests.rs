@@ -226,3 +226,29 @@ fn of_a_path_that_comes_twice_the_last_entry_counts() {
     let layer: &[Entry<'_>] = &[APP, ("app", LINK, 0o777, 0, b"nowhere")];
     check(&[layer], &["no /app"]);
 }
+
+#[test]
+fn what_a_later_layer_hides_is_not_there() {
+    let whiteout = |path: &'static str| -> Entry<'static> { (path, FILE, 0o644, 0, b"") };
+    let below: &[Entry<'_>] = &[
+        APP,
+        ("f", FILE, 0o666, 0, b""),
+        ("d", DIR, 0o777, 0, b""),
+        ("d/f", FILE, 0o666, 0, b""),
+    ];
+    check(&[below], &["could change /d, /d/f, /f (3 in all)"]);
+    check(
+        &[below, &[whiteout(".wh.f"), whiteout("d/.wh.f")]],
+        &["could change /d (1 in all)"],
+    );
+    // A whole folder; all that was in it.
+    check(&[below, &[whiteout(".wh.d")]], &["could change /f (1 in all)"]);
+    check(
+        &[below, &[("d", DIR, 0o755, 0, b""), whiteout("d/.wh..wh..opq")]],
+        &["could change /f (1 in all)"],
+    );
+    check(&[below, &[whiteout(".wh.app")]], &["no /app", "could change"]);
+    // The layer's own entries stay, wherever they are in it, and what the next one brings.
+    check(&[below, &[APP, whiteout(".wh..wh..opq")]], &[]);
+    check(&[&[APP], &[whiteout(".wh.app")], &[APP]], &[]);
+}
