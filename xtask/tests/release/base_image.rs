@@ -11,12 +11,21 @@ use aiot_oci::{
 use aiot_testkit::device::{Device, can_run};
 use aiot_testkit::registry::Registry;
 use aiot_testkit::released::{Copy, Released};
-use aiot_testkit::tools::{have, run};
+use aiot_testkit::tools::{Ended, have, run};
 
 use crate::common::{Image, Report, XTASK, one_per_architecture};
 
-/// An image with the C library and the engine of `image` and a file of its vendor, in a layout of its own.
-fn make_base(released: &Released, copy: &Copy, image: &Image) -> Descriptor {
+/// The engine in the base images that are made here.
+const LIBRARY: &str = "/usr/lib/libonnxruntime.so";
+
+/// An image with the C library and the engine of `image` and a file of its vendor, in a layout of its own. `alter`:
+/// what is changed before it is assembled.
+fn make_base(
+    released: &Released,
+    copy: &Copy,
+    image: &Image,
+    alter: impl FnOnce(&mut ImageSpec),
+) -> Descriptor {
     let layout = Store::open_read_only(&released.images()).unwrap();
     let manifest = read_manifest(&layout, &image.digest).unwrap();
     let config = read_config(&layout, &manifest.config.digest).unwrap();
@@ -38,6 +47,7 @@ fn make_base(released: &Released, copy: &Copy, image: &Image) -> Descriptor {
         .unwrap();
     spec.layers.push(vendor.build(&store, Compression::Gzip).unwrap());
     spec.env.insert("VENDOR".to_owned(), "ours".to_owned());
+    alter(&mut spec);
     let base = assemble_image(&store, &spec).unwrap();
     write_layout(
         &copy.beside().join("base"),
@@ -63,6 +73,37 @@ fn declare_base(copy: &Copy, target: &str, reference: &str, library: &str) {
     copy.write("targets.toml", declared.to_string());
 }
 
+/// Brings the base image to a registry, declares the engine of `target` in it at `library`, and releases.
+fn release_on(copy: &Copy, base: &Descriptor, target: &str, library: &str) -> Ended {
+    let registry = Registry::start(copy.beside());
+    run(Command::new("skopeo")
+        .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
+        .arg(format!("oci:{}:base", copy.beside().join("base").display()))
+        .arg(format!("docker://{}/vendor/runtime:1", registry.address)))
+    .expect(0);
+    let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
+    declare_base(copy, target, &reference, library);
+    let mut command = copy.command(XTASK, &["release", "--format", "json"]);
+    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    run(&mut command)
+}
+
+/// A release on a base image that does not do: says so with `message`, and writes no image.
+fn check_refused(alter: impl FnOnce(&mut ImageSpec), library: &str, message: &str) {
+    if !have(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let Some(released) = Released::find() else { return };
+    let copy = released.copy();
+    let image = one_per_architecture(&released)
+        .remove("amd64")
+        .expect("a target is amd64");
+    let base = make_base(&released, &copy, &image, alter);
+    let ended = release_on(&copy, &base, &image.target, library).expect(1);
+    assert!(ended.stderr.contains(message), "{}", ended.stderr);
+    assert!(!copy.root.join("dist").exists());
+}
+
 #[test]
 fn the_engine_can_come_from_the_base_image() {
     if !have(&["docker-registry", "skopeo"]) || !can_run("amd64") {
@@ -73,20 +114,8 @@ fn the_engine_can_come_from_the_base_image() {
     let image = one_per_architecture(&released)
         .remove("amd64")
         .expect("a target is amd64");
-    let base = make_base(&released, &copy, &image);
-    let registry = Registry::start(copy.beside());
-    run(Command::new("skopeo")
-        .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
-        .arg(format!("oci:{}:base", copy.beside().join("base").display()))
-        .arg(format!("docker://{}/vendor/runtime:1", registry.address)))
-    .expect(0);
-    let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
-    let library = "/usr/lib/libonnxruntime.so";
-    declare_base(&copy, &image.target, &reference, library);
-
-    let mut command = copy.command(XTASK, &["release", "--format", "json"]);
-    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
-    let report = Report::of(run(&mut command));
+    let base = make_base(&released, &copy, &image, |_| {});
+    let report = Report::of(release_on(&copy, &base, &image.target, LIBRARY));
     let digest: Digest = report.digests()[&(image.model.name.to_string(), image.target.clone())]
         .parse()
         .unwrap();
@@ -117,30 +146,12 @@ fn the_engine_can_come_from_the_base_image() {
 
 #[test]
 fn a_base_image_without_the_engine_is_refused() {
-    if !have(&["docker-registry", "skopeo"]) {
-        return;
-    }
-    let Some(released) = Released::find() else { return };
-    let copy = released.copy();
-    let image = one_per_architecture(&released)
-        .remove("amd64")
-        .expect("a target is amd64");
-    let base = make_base(&released, &copy, &image);
-    let registry = Registry::start(copy.beside());
-    run(Command::new("skopeo")
-        .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
-        .arg(format!("oci:{}:base", copy.beside().join("base").display()))
-        .arg(format!("docker://{}/vendor/runtime:1", registry.address)))
-    .expect(0);
-    let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
-    declare_base(&copy, &image.target, &reference, "/opt/engine/libonnxruntime.so");
-    let mut command = copy.command(XTASK, &["release"]);
-    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
-    let ended = run(&mut command).expect(1);
-    assert!(
-        ended.stderr.contains("/opt/engine/libonnxruntime.so"),
-        "{}",
-        ended.stderr
-    );
-    assert!(!copy.root.join("dist").exists());
+    let elsewhere = "/opt/engine/libonnxruntime.so";
+    check_refused(|_| {}, elsewhere, elsewhere);
+}
+
+#[test]
+fn a_base_image_with_a_wrong_diff_id_is_refused() {
+    let alter = |spec: &mut ImageSpec| spec.layers[2].diff_id = Digest::of(b"another archive");
+    check_refused(alter, LIBRARY, "layer 3 of the base image unpacks to sha256:");
 }
