@@ -73,8 +73,26 @@ fn declare_base(copy: &Copy, target: &str, reference: &str, library: &str) {
     copy.write("targets.toml", declared.to_string());
 }
 
-/// Brings the base image to a registry, declares the engine of `target` in it at `library`, and releases.
-fn release_on(copy: &Copy, base: &Descriptor, target: &str, library: &str) -> Ended {
+/// A workspace that was released on a base image.
+struct OnBase {
+    copy: Copy,
+    /// The image that lent its layers.
+    image: Image,
+    base: Descriptor,
+    ended: Ended,
+}
+
+/// Makes a base image, brings it to a registry, declares the engine in it at `library`, and releases; `None` = skipped.
+fn release_on_base(alter: impl FnOnce(&mut ImageSpec), library: &str) -> Option<OnBase> {
+    if !have(&["docker-registry", "skopeo"]) {
+        return None;
+    }
+    let released = Released::find()?;
+    let copy = released.copy();
+    let image = one_per_architecture(&released)
+        .remove("amd64")
+        .expect("a target is amd64");
+    let base = make_base(&released, &copy, &image, alter);
     let registry = Registry::start(copy.beside());
     run(Command::new("skopeo")
         .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
@@ -82,40 +100,43 @@ fn release_on(copy: &Copy, base: &Descriptor, target: &str, library: &str) -> En
         .arg(format!("docker://{}/vendor/runtime:1", registry.address)))
     .expect(0);
     let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
-    declare_base(copy, target, &reference, library);
+    declare_base(&copy, &image.target, &reference, library);
     let mut command = copy.command(XTASK, &["release", "--format", "json"]);
     command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
-    run(&mut command)
+    let ended = run(&mut command);
+    Some(OnBase {
+        copy,
+        image,
+        base,
+        ended,
+    })
 }
 
 /// A release on a base image that does not do: says so with `message`, and writes no image.
 fn check_refused(alter: impl FnOnce(&mut ImageSpec), library: &str, message: &str) {
-    if !have(&["docker-registry", "skopeo"]) {
+    let Some(OnBase { copy, ended, .. }) = release_on_base(alter, library) else {
         return;
-    }
-    let Some(released) = Released::find() else { return };
-    let copy = released.copy();
-    let image = one_per_architecture(&released)
-        .remove("amd64")
-        .expect("a target is amd64");
-    let base = make_base(&released, &copy, &image, alter);
-    let ended = release_on(&copy, &base, &image.target, library).expect(1);
+    };
+    let ended = ended.expect(1);
     assert!(ended.stderr.contains(message), "{}", ended.stderr);
     assert!(!copy.root.join("dist").exists());
 }
 
 #[test]
 fn the_engine_can_come_from_the_base_image() {
-    if !have(&["docker-registry", "skopeo"]) || !can_run("amd64") {
+    if !can_run("amd64") {
         return;
     }
-    let Some(released) = Released::find() else { return };
-    let copy = released.copy();
-    let image = one_per_architecture(&released)
-        .remove("amd64")
-        .expect("a target is amd64");
-    let base = make_base(&released, &copy, &image, |_| {});
-    let report = Report::of(release_on(&copy, &base, &image.target, LIBRARY));
+    let Some(found) = release_on_base(|_| {}, LIBRARY) else {
+        return;
+    };
+    let OnBase {
+        copy,
+        image,
+        base,
+        ended,
+    } = found;
+    let report = Report::of(ended);
     let digest: Digest = report.digests()[&(image.model.name.to_string(), image.target.clone())]
         .parse()
         .unwrap();
