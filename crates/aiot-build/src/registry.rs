@@ -8,6 +8,7 @@ use aiot_oci::{
 };
 use aiot_plan::action::Output;
 use aiot_plan::workspace::Platform;
+use serde::de::DeserializeOwned;
 
 use crate::error::{BuildError, io};
 use crate::execute::oci_platform;
@@ -31,10 +32,15 @@ pub(crate) fn client_that_knows(chunk_bytes: BTreeMap<String, u64>) -> Result<Re
 /// The longest file of habits that is read.
 const MAX_HABITS_BYTES: u64 = 1 << 20;
 
-/// What earlier pushes found out about registries; nothing where there is no such file or it is damaged, since it can
-/// be found out again.
+/// What earlier pushes found out about registries, see [`read_kept`].
 pub(crate) fn read_habits(path: &Path) -> BTreeMap<String, u64> {
-    let fits = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() <= MAX_HABITS_BYTES);
+    read_kept(path, MAX_HABITS_BYTES)
+}
+
+/// What a file keeps from earlier pushes; nothing where there is no such file, it is longer than `limit_bytes` or
+/// damaged, since it can be found out again.
+pub(crate) fn read_kept<T: DeserializeOwned + Default>(path: &Path, limit_bytes: u64) -> T {
+    let fits = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() <= limit_bytes);
     let bytes = if fits { std::fs::read(path).ok() } else { None };
     bytes
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())

@@ -123,7 +123,7 @@ impl Base {
     }
 }
 
-/// The index of Debian 13, by the first of its names whose files belong together. On the day after a point release a
+/// The index of Debian 13, by the first of its names whose files belong together. Two days after a point release a
 /// mirror was seen with the new `InRelease` and the old index as `trixie`, and both of them old as `stable`.
 fn index(web: &Web, mirror: &str, architecture: Architecture) -> Option<Index> {
     let verifier = Verifier::default();

@@ -480,7 +480,7 @@ fn normalize(path: &str, directory: bool) -> Result<String, LayerError> {
         match part {
             "" | "." => continue,
             ".." => return fail("it holds `..`"),
-            part if part.starts_with(".wh.") => {
+            part if part.starts_with(whiteout::PREFIX) => {
                 return fail("engines read a name that begins with `.wh.` as a deletion");
             }
             part => {

@@ -7,7 +7,8 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-const PREFIX: &str = ".wh.";
+/// How the name of every whiteout begins.
+pub(super) const PREFIX: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
 
 /// An entry that stands for the absence of others.
