@@ -480,7 +480,7 @@ fn judge(workspace: &Workspace, plan: &Plan, measurements: &Measurements) -> Res
         return Err(BuildError::Contradiction(measurements.contradictions.clone()));
     }
     let mut refused = Vec::new();
-    for (name, target) in plan.images.keys() {
+    for (name, target) in plan.images.keys().chain(plan.shadows.keys()) {
         let (model, target) = (&workspace.models[name], &workspace.targets[target]);
         let precision = model.precision_on(target);
         let value = |precision: Precision| {

@@ -15,9 +15,10 @@ use aiot_plan::action::Action;
 use aiot_plan::lock::{LockedPackage, LockedWheel};
 use aiot_plan::plan::{Plan, Source};
 use aiot_plan::records::Calibration;
+use aiot_plan::{Model, Target};
 use aiot_supply::{
-    BomInput, ProvenanceInput, Signer, SourceCommit, SystemPackage, bill_of_materials, crates_of_lock,
-    image_statement, provenance, signature,
+    BomInput, BomModel, ProvenanceInput, Signer, SourceCommit, SystemPackage, bill_of_materials,
+    crates_of_lock, image_statement, provenance, signature,
 };
 use aiot_toolchain::crates::CrateList;
 use aiot_toolchain::elf::ELF_SIZE_LIMIT_BYTES;
@@ -28,6 +29,7 @@ use crate::environment::git;
 use crate::error::{BuildError, io};
 use crate::execute::Outcome;
 use crate::lockfile::write_if_changed;
+use crate::observe::Observation;
 use crate::paths::Paths;
 use crate::records::Measurements;
 use crate::registry::descriptor;
@@ -137,7 +139,15 @@ pub fn write(
         let (declared, facts) = (&planned.workspace.models[model], &planned.observation);
         let mut dependencies = below.dependencies(&planned.workspace.targets[target].platform.to_string());
         dependencies.insert("file:aiot.lock".to_owned(), Digest::of(lock));
-        dependencies.insert(format!("file:{}", declared.path), declared.digest);
+        let challenger = planned
+            .workspace
+            .challenger(declared, &planned.workspace.targets[target]);
+        for model in [Some(declared), challenger.map(|(model, _)| model)]
+            .into_iter()
+            .flatten()
+        {
+            dependencies.insert(format!("file:{}", model.path), model.digest);
+        }
         if let Some(module) = facts.facts.modules.get(&declared.module) {
             dependencies.insert(
                 format!("urn:aiot-ops:module-sources:{}", declared.module),
@@ -360,7 +370,10 @@ fn bom(
         &planned.workspace.models[model],
         &planned.workspace.targets[target],
     );
-    let precision = model.precision_on(target);
+    let challenger = planned
+        .workspace
+        .challenger(model, target)
+        .map(|(model, _)| model);
     let observation = &planned.observation;
     let mut crates = match observation.modules.get(&model.module) {
         Some(module) => crates_of_lock(&module.lock_excerpt).map_err(BuildError::other)?,
@@ -371,13 +384,6 @@ fn bom(
         let compiled = compiled.by_name();
         crates.retain(|it| compiled.contains_key(&(it.name.as_str(), it.version.as_str())));
     }
-    let calibration = match observation.record_files.get(&model.name) {
-        Some((Some(digest), _)) => observation
-            .records
-            .get(digest)
-            .and_then(|bytes| Calibration::parse(std::str::from_utf8(bytes).ok()?).ok()),
-        _ => None,
-    };
     // Only packages whose files are in the image: what its layers say, by the names in them.
     let mut here: BTreeMap<&str, &Vec<String>> = BTreeMap::new();
     for base in &below.bases {
@@ -403,28 +409,51 @@ fn bom(
             })
         })
         .collect();
-    let measured = |precision: Precision| measurements.effective.get(&(model.name.clone(), precision));
-    let dataset = |path: &str| observation.facts.datasets.get(path).copied();
     let in_image = |wheel: &&&LockedWheel| match &target.engine.source {
         aiot_plan::workspace::EngineFrom::Wheel { package, platform } => {
             (&wheel.package, &wheel.platform) == (package, platform)
         }
         _ => false,
     };
+    let calibrations = [Some(model), challenger].map(|model| calibration(observation, model?));
+    let entry = |model, calibration| bom_model(observation, measurements, (model, target), calibration);
     Ok(bill_of_materials(&BomInput {
-        model,
+        model: entry(model, calibrations[0].as_ref()),
+        challenger: challenger.map(|model| entry(model, calibrations[1].as_ref())),
         target,
-        precision,
         image: descriptor(&outcome.outputs[node]["manifest"]).digest,
         crates,
         engine: below.wheels.iter().find(in_image).copied(),
         packages,
+    }))
+}
+
+/// The committed calibration of a model.
+fn calibration(observation: &Observation, model: &Model) -> Option<Calibration> {
+    let (digest, _) = observation.record_files.get(&model.name)?;
+    let bytes = observation.records.get(&(*digest)?)?;
+    Calibration::parse(std::str::from_utf8(bytes).ok()?).ok()
+}
+
+/// What is known of a model in an image for a target.
+fn bom_model<'a>(
+    observation: &Observation,
+    measurements: &'a Measurements,
+    (model, target): (&'a Model, &Target),
+    calibration: Option<&'a Calibration>,
+) -> BomModel<'a> {
+    let precision = model.precision_on(target);
+    let measured = |precision: Precision| measurements.effective.get(&(model.name.clone(), precision));
+    let dataset = |path: &str| observation.facts.datasets.get(path).copied();
+    BomModel {
+        model,
+        precision,
         float: measured(Precision::Float32),
         shipped: measured(precision),
-        calibration: calibration.as_ref(),
+        calibration,
         calibration_set: model.calibration_path.as_deref().and_then(dataset),
         evaluation_set: dataset(&model.evaluation_path),
-    }))
+    }
 }
 
 /// Layer → package → licences, from the copyright files in it; read once per layer.

@@ -91,6 +91,7 @@ pub fn check(paths: &Paths, files: &mut FileIndex) -> Result<Workspace, BuildErr
         }
     }
     check_conditions(&workspace, &mut errors);
+    check_shadow_labels(paths, &workspace, &mut errors);
     crate::policy::check_keys(paths, &workspace, &mut errors);
     errors.extend(compatibility::check(&workspace, &facts));
     files.save()?;
@@ -292,6 +293,33 @@ fn check_conditions(workspace: &Workspace, errors: &mut Vec<ConfigError>) {
             if let Some(text) = &ring.condition {
                 one(text, &ring.site);
             }
+        }
+    }
+}
+
+/// A challenger must speak of the same classes. Labels that cannot be read are told elsewhere.
+fn check_shadow_labels(paths: &Paths, workspace: &Workspace, errors: &mut Vec<ConfigError>) {
+    let labels = |model: &Model| read_labels(paths, model.labels_path.as_ref()?).ok();
+    for challenger in workspace.models.values() {
+        let Some(shadow) = &challenger.shadow else {
+            continue;
+        };
+        let of = workspace.models.get(&shadow.of).and_then(labels);
+        if let (Some(of), Some(own)) = (of, labels(challenger))
+            && of != own
+        {
+            errors.push(
+                ConfigError::new(
+                    "plan::shadow",
+                    shadow.site.clone(),
+                    format!(
+                        "model `{}` cannot be compared with `{}`",
+                        challenger.name, shadow.of
+                    ),
+                    "their labels differ",
+                )
+                .with_help("both need the same labels in the same order"),
+            );
         }
     }
 }

@@ -16,9 +16,6 @@ use crate::postprocess::{self, NotFinite, Outcome, Prediction};
 use crate::preprocess::{Preparation, PrepareError, SpecError};
 use crate::tensor::{Tensor, TensorSpec};
 
-/// Rises when the same input specification prepares other tensors than before.
-pub const PREPROCESSING_VERSION: u32 = 1;
-
 /// A package that cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -214,14 +211,6 @@ impl Model {
     /// Digest of the ONNX file.
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-
-    /// Digest of the input specification as compact JSON, with the version of the code that obeys it: equal digests,
-    /// equal preparation.
-    pub fn preprocessing_digest(&self) -> Digest {
-        // Plain data in declared order; a map or a NaN, which JSON cannot hold, is not among it.
-        let spec = serde_json::to_string(&self.package.input).unwrap_or_default();
-        Digest::of(format!("{PREPROCESSING_VERSION}\n{spec}").as_bytes())
     }
 
     /// The graph's input.

@@ -28,8 +28,9 @@ pub use digest::{Digest, DigestError};
 pub use drift::{BASELINE_FILE, BASELINE_FORMAT_VERSION, Baseline, Bins, DriftSpec, Statistic};
 pub use endpoint::Endpoint;
 pub use pipeline::{
-    CaptureSpec, DirectorySource, EdgeHubSink, EdgeHubSource, HttpSource, MqttSink, PIPELINE_VARIABLE,
-    Pipeline, QueueSpec, Sinks, Sources, StdoutSink, WebhookSink,
+    CameraSource, CaptureSpec, DirectorySource, EdgeHubSink, EdgeHubSource, HttpSource, MqttSink,
+    PIPELINE_VARIABLE, Pipeline, QueueSpec, ReplaySource, RequestsSpec, Sinks, Sources, StdoutSink,
+    WebhookSink, WhenFull,
 };
 
 /// The version of `package.json` that this code writes and the only one that it reads.
@@ -37,6 +38,19 @@ pub const PACKAGE_FORMAT_VERSION: u32 = 1;
 
 /// Where an image keeps its model package.
 pub const PACKAGE_DIR: &str = "/model";
+
+/// Where an image keeps the package of a challenger, which sees a share of the inputs and is never published.
+pub const SHADOW_DIR: &str = "/shadow";
+
+/// The variable with the share of the inputs that the challenger sees, above 0 and at most 1. Absent: there is none.
+pub const SHADOW_SHARE_VARIABLE: &str = "AIOT_SHADOW_SHARE";
+
+/// The variable with the difference up to which the values of two regressions agree.
+pub const SHADOW_TOLERANCE_VARIABLE: &str = "AIOT_SHADOW_TOLERANCE";
+
+/// Version of the code that prepares inputs, `aiot-inference`'s `preprocess`: part of every
+/// [`InputSpec::preprocessing_digest`], raised when the same specification gives other tensors.
+const PREPROCESSING_VERSION: u32 = 1;
 
 /// Everything a module must know to serve one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,6 +155,16 @@ pub enum InputSpec {
     Image(ImageInput),
     /// A window of a sensor recording.
     Signal(SignalInput),
+}
+
+impl InputSpec {
+    /// Digest of the specification as compact JSON, with the version of the code that obeys it: equal digests, equal
+    /// preparation. In the image's labels, in the module's twin and in every prediction.
+    pub fn preprocessing_digest(&self) -> Digest {
+        // Plain data in declared order; a map or a NaN, which JSON cannot hold, is not among it.
+        let spec = serde_json::to_string(self).unwrap_or_default();
+        Digest::of(format!("{PREPROCESSING_VERSION}\n{spec}").as_bytes())
+    }
 }
 
 /// Preparation of a picture: decode → colour → resize → `(pixel * scale - mean) / std` → layout.

@@ -98,6 +98,9 @@ pub enum Action {
         precision: Precision,
         /// How to run it.
         package: PackageParameters,
+        /// Whether it is the package of a challenger, which has another place in the image.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        shadow: bool,
     },
     /// Compiles a module. Output: `binary`.
     CompileModule {

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use aiot_package::{Activation, CaptureSpec, DriftSpec, InputSpec, Metric, QueueSpec, Sinks, Sources, Task};
+use aiot_package::{
+    Activation, CaptureSpec, DriftSpec, InputSpec, Metric, QueueSpec, RequestsSpec, Sinks, Sources, Task,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -45,9 +47,23 @@ pub struct ModelDeclaration {
     pub quantization: QuantizationDeclaration,
     /// How good it must stay.
     pub acceptance: AcceptanceDeclaration,
+    /// It is a challenger: it rides in the images of another model, and gets none of its own.
+    pub shadow: Option<Spanned<ShadowDeclaration>>,
     /// The IoT Edge module around it.
     #[serde(default)]
     pub edge: EdgeDeclaration,
+}
+
+/// `[model.<name>.shadow]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ShadowDeclaration {
+    /// The model that it is compared with.
+    pub of: Spanned<String>,
+    /// Share of that model's inputs that it sees too, above 0 and at most 1.
+    pub share: Spanned<f64>,
+    /// Regression: the difference up to which two values agree.
+    pub tolerance: Option<Spanned<f64>>,
 }
 
 /// Where a model comes from. Externally tagged, so that `[model.x.source.url]`, `.oci` and `.mlflow` can follow.
@@ -171,7 +187,7 @@ pub struct TargetAcceptance {
 }
 
 /// `[model.<name>.edge]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct EdgeDeclaration {
     /// Extra device condition, joined to the target's by AND.
@@ -195,6 +211,8 @@ pub struct EdgeDeclaration {
     pub drift: Option<Spanned<DriftSpec>>,
     /// Where inputs are kept when the twin or a direct method asks for some.
     pub capture: Option<Spanned<CaptureSpec>>,
+    /// How many HTTP requests may wait, and who is refused then.
+    pub requests: Option<Spanned<RequestsSpec>>,
     /// Joined over the target's create-options.
     pub create_options: Option<Spanned<toml::Table>>,
     /// Lower starts earlier.

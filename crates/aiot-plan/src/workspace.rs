@@ -64,10 +64,25 @@ pub struct Model {
     pub metric: Metric,
     /// Where it goes, and how good it must be there.
     pub targets: BTreeMap<TargetName, ModelOnTarget>,
+    /// It is a challenger: it rides in the images of another model on these targets, and gets none of its own.
+    pub shadow: Option<Shadow>,
     /// The IoT Edge module around it.
     pub edge: Edge,
     /// Where things stand in `models.toml`.
     pub sites: ModelSites,
+}
+
+/// What a challenger is compared with.
+#[derive(Clone, Debug)]
+pub struct Shadow {
+    /// The model in whose images it rides.
+    pub of: ModelName,
+    /// Share of that model's inputs, above 0 and at most 1.
+    pub share: f64,
+    /// Regression: the difference up to which two values agree.
+    pub tolerance: Option<f64>,
+    /// `shadow.of`
+    pub site: Site,
 }
 
 /// Places in `models.toml` that later checks point at.
@@ -442,7 +457,21 @@ impl Model {
 }
 
 impl Workspace {
-    /// All (model, target) pairs in order.
+    /// The (model, target) pairs that get an image: all but those of challengers.
+    pub fn images(&self) -> impl Iterator<Item = (&Model, &Target)> {
+        self.pairs().filter(|(model, _)| model.shadow.is_none())
+    }
+
+    /// The challenger that rides in the image of a model for a target.
+    pub fn challenger(&self, model: &Model, target: &Target) -> Option<(&Model, &Shadow)> {
+        self.models.values().find_map(|challenger| {
+            let shadow = challenger.shadow.as_ref()?;
+            let rides = shadow.of == model.name && challenger.targets.contains_key(&target.name);
+            rides.then_some((challenger, shadow))
+        })
+    }
+
+    /// All (model, target) pairs in order, those of challengers among them.
     pub fn pairs(&self) -> impl Iterator<Item = (&Model, &Target)> {
         let targets = &self.targets;
         self.models

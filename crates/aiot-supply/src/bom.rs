@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 /// Everything that the bill of one image is made from.
 #[derive(Clone, Debug)]
 pub struct BomInput<'a> {
-    /// The model.
-    pub model: &'a Model,
+    /// The model that the image serves.
+    pub model: BomModel<'a>,
+    /// The challenger that rides in it.
+    pub challenger: Option<BomModel<'a>>,
     /// The target.
     pub target: &'a Target,
-    /// The variant in the image.
-    pub precision: Precision,
     /// Digest of the image's manifest.
     pub image: Digest,
     /// Crates of the module.
@@ -25,6 +25,15 @@ pub struct BomInput<'a> {
     pub engine: Option<&'a LockedWheel>,
     /// Packages of a distribution whose files are in the image.
     pub packages: Vec<SystemPackage<'a>>,
+}
+
+/// A model in an image.
+#[derive(Clone, Debug)]
+pub struct BomModel<'a> {
+    /// Its declaration.
+    pub model: &'a Model,
+    /// The variant in the image.
+    pub precision: Precision,
     /// The float model's measurement.
     pub float: Option<&'a Measured>,
     /// The shipped variant's measurement.
@@ -114,80 +123,20 @@ pub fn licences(copyright: &str) -> Vec<String> {
 
 /// The bytes of the bill.
 pub fn bill_of_materials(input: &BomInput<'_>) -> Vec<u8> {
-    let (model, target) = (input.model, input.target);
+    let (model, target) = (input.model.model, input.target);
     let image_ref = format!("pkg:oci/{}@{}", model.name, percent(&input.image.to_string()));
     let mut components: BTreeMap<String, Value> = BTreeMap::new();
+    for (reference, model) in [
+        ("model", Some(&input.model)),
+        ("shadow", input.challenger.as_ref()),
+    ] {
+        if let Some(model) = model {
+            components.extend(model_components(reference, model));
+        }
+    }
     let mut add = |reference: String, value: Value| {
         components.insert(reference, value);
     };
-
-    let mut data = Vec::new();
-    for (what, path, digest) in [
-        (
-            "calibration",
-            model.calibration_path.as_deref(),
-            input.calibration_set,
-        ),
-        (
-            "evaluation",
-            Some(model.evaluation_path.as_str()),
-            input.evaluation_set,
-        ),
-    ] {
-        if let (Some(path), Some(digest)) = (path, digest) {
-            let reference = format!("data:{what}");
-            data.push(json!({ "ref": reference }));
-            add(
-                reference.clone(),
-                json!({
-                    "type": "data", "bom-ref": reference, "name": path,
-                    "description": format!("{what} set; the digest is over names, contents and labels"),
-                    "hashes": hashes(&digest.hex()),
-                    "data": [{ "type": "dataset", "name": path }],
-                }),
-            );
-        }
-    }
-    let mut metrics = Vec::new();
-    for (precision, measured) in [
-        (Precision::Float32, input.float),
-        (input.precision, input.shipped),
-    ] {
-        if let Some(measured) = measured {
-            metrics.push(json!({
-                "type": measured.metric.to_string(),
-                "value": measured.value.to_string(),
-                "slice": format!("{precision}, {} samples of the evaluation set", measured.samples),
-            }));
-        }
-    }
-    metrics.dedup();
-    let format = match &model.input {
-        InputSpec::Image(image) => format!("image {}x{}", image.width, image.height),
-        InputSpec::Signal(_) => "signal".to_owned(),
-    };
-    let reference = "model".to_owned();
-    add(
-        reference.clone(),
-        json!({
-            "type": "machine-learning-model", "bom-ref": reference,
-            "name": model.name.as_str(), "version": model.version, "description": model.description,
-            "pedigree": {
-                "ancestors": [{
-                    "type": "machine-learning-model", "name": model.path, "version": model.version,
-                    "hashes": hashes(&model.digest.hex()),
-                }],
-                "notes": recipe(input),
-            },
-            "modelCard": {
-                "modelParameters": {
-                    "task": word(&model.task), "datasets": data,
-                    "inputs": [{ "format": format }], "outputs": [{ "format": word(&model.task) }],
-                },
-                "quantitativeAnalysis": { "performanceMetrics": metrics },
-            },
-        }),
-    );
     if let Some(wheel) = input.engine {
         let reference = format!("pkg:pypi/{}@{}", wheel.package, percent(&wheel.version));
         add(
@@ -250,8 +199,86 @@ pub fn bill_of_materials(input: &BomInput<'_>) -> Vec<u8> {
     }))
 }
 
+/// A model with its model card, and the data sets that the card names.
+fn model_components(reference: &str, input: &BomModel<'_>) -> Vec<(String, Value)> {
+    let model = input.model;
+    let mut components = Vec::new();
+    let mut add = |reference: String, value: Value| components.push((reference, value));
+    let mut data = Vec::new();
+    for (what, path, digest) in [
+        (
+            "calibration",
+            model.calibration_path.as_deref(),
+            input.calibration_set,
+        ),
+        (
+            "evaluation",
+            Some(model.evaluation_path.as_str()),
+            input.evaluation_set,
+        ),
+    ] {
+        if let (Some(path), Some(digest)) = (path, digest) {
+            let reference = match reference {
+                "model" => format!("data:{what}"),
+                other => format!("data:{other}:{what}"),
+            };
+            data.push(json!({ "ref": reference }));
+            add(
+                reference.clone(),
+                json!({
+                    "type": "data", "bom-ref": reference, "name": path,
+                    "description": format!("{what} set; the digest is over names, contents and labels"),
+                    "hashes": hashes(&digest.hex()),
+                    "data": [{ "type": "dataset", "name": path }],
+                }),
+            );
+        }
+    }
+    let mut metrics = Vec::new();
+    for (precision, measured) in [
+        (Precision::Float32, input.float),
+        (input.precision, input.shipped),
+    ] {
+        if let Some(measured) = measured {
+            metrics.push(json!({
+                "type": measured.metric.to_string(),
+                "value": measured.value.to_string(),
+                "slice": format!("{precision}, {} samples of the evaluation set", measured.samples),
+            }));
+        }
+    }
+    metrics.dedup();
+    let format = match &model.input {
+        InputSpec::Image(image) => format!("image {}x{}", image.width, image.height),
+        InputSpec::Signal(_) => "signal".to_owned(),
+    };
+    let reference = reference.to_owned();
+    add(
+        reference.clone(),
+        json!({
+            "type": "machine-learning-model", "bom-ref": reference,
+            "name": model.name.as_str(), "version": model.version, "description": model.description,
+            "pedigree": {
+                "ancestors": [{
+                    "type": "machine-learning-model", "name": model.path, "version": model.version,
+                    "hashes": hashes(&model.digest.hex()),
+                }],
+                "notes": recipe(input),
+            },
+            "modelCard": {
+                "modelParameters": {
+                    "task": word(&model.task), "datasets": data,
+                    "inputs": [{ "format": format }], "outputs": [{ "format": word(&model.task) }],
+                },
+                "quantitativeAnalysis": { "performanceMetrics": metrics },
+            },
+        }),
+    );
+    components
+}
+
 /// How the shipped variant was made of the float model, in words.
-fn recipe(input: &BomInput<'_>) -> String {
+fn recipe(input: &BomModel<'_>) -> String {
     let Some(calibration) = input
         .calibration
         .filter(|_| input.precision != Precision::Float32)

@@ -18,7 +18,7 @@ pub mod provenance;
 pub mod signature;
 
 pub use bill_check::check_bill;
-pub use bom::{BomInput, Crate, SystemPackage, bill_of_materials, crates_of_lock, licences};
+pub use bom::{BomInput, BomModel, Crate, SystemPackage, bill_of_materials, crates_of_lock, licences};
 pub use check::{
     LOCK_DEPENDENCY, ProvenanceFacts, check_dependencies, check_provenance, predicate_type, signed_subjects,
 };

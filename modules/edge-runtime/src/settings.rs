@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aiot_inference::{ExecutionProvider, SessionOptions};
-use aiot_package::{PACKAGE_DIR, PIPELINE_VARIABLE, Pipeline};
+use aiot_package::{
+    PACKAGE_DIR, PIPELINE_VARIABLE, Pipeline, SHADOW_DIR, SHADOW_SHARE_VARIABLE, SHADOW_TOLERANCE_VARIABLE,
+};
 
 use crate::command::Overrides;
+use crate::flow::ShadowSettings;
 use crate::iotedge::EdgeEnvironment;
 
 /// Seconds that an HTTP client may be silent unless the environment says otherwise.
@@ -25,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) session: SessionOptions,
     /// Where inputs come from and predictions go.
     pub(crate) pipeline: Pipeline,
+    /// Where the image has a challenger.
+    pub(crate) shadow: Option<ShadowSettings>,
     /// Under IoT Edge only.
     pub(crate) edge: Option<EdgeEnvironment>,
     pub(crate) secrets: Secrets,
@@ -117,6 +122,30 @@ impl Settings {
                     .and_then(|sink| sink.authorization_variable.as_ref()),
             )?,
         };
+        let number = |name: &str, good: fn(f64) -> bool, wanted: &str| match variable(name) {
+            None => Ok(None),
+            Some(text) => match text.parse::<f64>().ok().filter(|number| good(*number)) {
+                Some(number) => Ok(Some(number)),
+                None => Err(format!("{name}: `{text}` is not a number {wanted}")),
+            },
+        };
+        let share = number(
+            SHADOW_SHARE_VARIABLE,
+            |share| share > 0.0 && share <= 1.0,
+            "above 0 and at most 1",
+        )?;
+        let tolerance = number(
+            SHADOW_TOLERANCE_VARIABLE,
+            |tolerance| tolerance.is_finite() && tolerance >= 0.0,
+            "of 0 or more",
+        )?;
+        let shadow = share.map(|share| ShadowSettings {
+            dir: variable("AIOT_SHADOW_DIR")
+                .unwrap_or_else(|| SHADOW_DIR.to_owned())
+                .into(),
+            share,
+            tolerance: tolerance.unwrap_or(0.0),
+        });
         let path = |given: Option<PathBuf>, name: &str, default: &str| {
             given
                 .or_else(|| variable(name).map(PathBuf::from))
@@ -134,6 +163,7 @@ impl Settings {
             metrics_address: address(overrides.metrics_address, "AIOT_METRICS_ADDRESS", "0.0.0.0:9600")?,
             session,
             pipeline,
+            shadow,
             edge: EdgeEnvironment::new(&environment)?,
             secrets,
         })
@@ -160,8 +190,10 @@ mod tests {
         assert_eq!(plain.model_dir, PathBuf::from("/model"));
         assert_eq!(plain.http_address.to_string(), "0.0.0.0:8080");
         assert_eq!(plain.session, SessionOptions::default());
+        assert_eq!(plain.shadow, None);
 
         let variables = [
+            ("AIOT_SHADOW_SHARE", "0.25"),
             ("AIOT_MODEL_DIR", "/a"),
             ("AIOT_EXECUTION_PROVIDERS", "tensorrt, cuda,cpu"),
             ("AIOT_REQUIRE_PROVIDER", "cuda"),
@@ -178,6 +210,8 @@ mod tests {
         assert_eq!(set.session.require_provider, Some(ExecutionProvider::Cuda));
         assert_eq!(set.session.intra_threads, 4);
         assert_eq!(set.http_address.port(), 8080);
+        let shadow = set.shadow.unwrap();
+        assert_eq!((shadow.dir, shadow.share), (PathBuf::from("/shadow"), 0.25));
     }
 
     #[test]
@@ -189,6 +223,9 @@ mod tests {
             ("AIOT_HTTP_ADDRESS", "8080"),
             ("AIOT_METRICS_ADDRESS", "here:9600"),
             ("AIOT_HTTP_TIMEOUT_S", "0"),
+            ("AIOT_SHADOW_SHARE", "0"),
+            ("AIOT_SHADOW_SHARE", "NaN"),
+            ("AIOT_SHADOW_TOLERANCE", "-1"),
             ("AIOT_PIPELINE", "{"),
             ("AIOT_PIPELINE", r#"{"sinks": {"fax": {}}}"#),
             ("AIOT_PIPELINE", r#"{"queue": {"directory": "q"}}"#),

@@ -10,7 +10,7 @@ use crate::output::Format;
 pub fn run(paths: &Paths, format: Format) -> Result<u8, BuildError> {
     let workspace = aiot_build::workspace::check(paths, &mut FileIndex::open(paths))?;
     let (models, targets) = (workspace.models.len(), workspace.targets.len());
-    let (images, environments) = (workspace.pairs().count(), workspace.environments.len());
+    let (images, environments) = (workspace.images().count(), workspace.environments.len());
     match format {
         Format::Text => {
             println!("{models} models, {targets} targets, {images} images, {environments} environments: good")

@@ -87,7 +87,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         .into_iter()
         .collect();
     let mut answers: BTreeMap<String, Vec<Answers>> = BTreeMap::new();
-    for (model, target) in workspace.pairs() {
+    for (model, target) in workspace.images() {
         if !arguments.model.is_empty() && !arguments.model.iter().any(|name| name == model.name.as_str()) {
             continue;
         }

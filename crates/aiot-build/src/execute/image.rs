@@ -7,7 +7,7 @@ use aiot_oci::{
     BaseImage, Compression, Descriptor, Digest, FileMode, FileSource, ImageSpec, Layer, LayerBuilder,
     MediaType, assemble_image, assemble_index,
 };
-use aiot_package::{BASELINE_FILE, Golden, GoldenCase, PACKAGE_DIR, Precision};
+use aiot_package::{BASELINE_FILE, Golden, GoldenCase, Precision};
 use aiot_plan::action::{Output, PackageParameters};
 use aiot_plan::declare::LayerCompression;
 use aiot_plan::records::Measured;
@@ -52,11 +52,11 @@ pub fn oci_platform(platform: &Platform) -> aiot_oci::Platform {
 }
 
 impl Task<'_> {
+    /// `root`: absolute path of the package's folder in the image.
     pub(super) fn assemble_package(
         &self,
-        name: &ModelName,
-        version: &str,
-        description: &str,
+        root: &str,
+        (name, version, description): (&ModelName, &str, &str),
         precision: Precision,
         parameters: &PackageParameters,
     ) -> Result<BTreeMap<String, Output>, BuildError> {
@@ -65,7 +65,7 @@ impl Task<'_> {
         let measured: Measured =
             serde_json::from_slice(&self.bytes("golden outputs")?).map_err(|error| self.fail(error))?;
         let dir = self.context.paths.file(&self.model(name).evaluation_path);
-        let root = PACKAGE_DIR.trim_start_matches('/');
+        let root = root.trim_start_matches('/');
         let mut layer = LayerBuilder::new();
         let mut add = |path: String, source: FileSource| {
             layer

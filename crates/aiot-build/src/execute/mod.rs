@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use aiot_inference::engine::Engine;
 use aiot_oci::{Digest, Store};
+use aiot_package::{PACKAGE_DIR, SHADOW_DIR};
 use aiot_plan::action::{Action, Output, Record};
 use aiot_plan::plan::{Node, Plan, Source, Status, status};
 use aiot_plan::{Model, Workspace};
@@ -289,7 +290,11 @@ fn run(
             description,
             precision,
             package,
-        } => task.assemble_package(model, version, description, *precision, package),
+            shadow,
+        } => {
+            let root = if *shadow { SHADOW_DIR } else { PACKAGE_DIR };
+            task.assemble_package(root, (model, version, description), *precision, package)
+        }
         Action::CompileModule {
             module,
             triple,

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aiot_package::{Digest, Precision};
+use aiot_package::{Digest, Precision, SHADOW_SHARE_VARIABLE, SHADOW_TOLERANCE_VARIABLE};
 
 use super::target::image_env;
 use super::{Facts, Node, Plan, Selection, Source, Unlocked};
 use crate::action::Action;
 use crate::declare::BuilderKind;
 use crate::lock::{Lock, WheelRequest};
-use crate::names::ModuleName;
+use crate::names::{ModelName, ModuleName};
 use crate::tools;
 use crate::workspace::{Model, Target, Workspace};
 
@@ -31,12 +31,16 @@ pub fn build(
         known: BTreeMap::new(),
         unlocked: Unlocked::default(),
     };
-    for model in workspace.models.values() {
+    let challenged = |model: &Model, target: &Target| {
+        let challenger = workspace.challenger(model, target);
+        challenger.is_some_and(|(challenger, _)| selection.has(&challenger.name, &target.name))
+    };
+    for model in workspace.models.values().filter(|model| model.shadow.is_none()) {
         let targets: Vec<&Target> = model
             .targets
             .keys()
-            .filter(|target| selection.has(&model.name, target))
             .map(|target| &workspace.targets[target])
+            .filter(|target| selection.has(&model.name, &target.name) || challenged(model, target))
             .collect();
         if !targets.is_empty() {
             builder.model(model, &targets);
@@ -124,7 +128,8 @@ impl Builder<'_> {
         Some(self.add(id, Action::FetchEngine { wheel }, vec![], &["aiot-toolchain"]))
     }
 
-    pub(super) fn model(&mut self, model: &Model, targets: &[&Target]) {
+    /// The packages of the variants that the targets get.
+    fn packages(&mut self, model: &Model, targets: &[&Target]) -> BTreeMap<Precision, usize> {
         let name = &model.name;
         let source = self.add(
             format!("fetch {name}"),
@@ -153,10 +158,38 @@ impl Builder<'_> {
                 packages.insert(precision, self.package(model, precision, variant, golden));
             }
         }
+        packages
+    }
+
+    pub(super) fn model(&mut self, model: &Model, targets: &[&Target]) {
+        let name = &model.name;
+        let packages = self.packages(model, targets);
+        let mut challengers: BTreeMap<&ModelName, (&Model, Vec<&Target>)> = BTreeMap::new();
+        for &target in targets {
+            if let Some((challenger, _)) = self.workspace.challenger(model, target) {
+                let on = &mut challengers
+                    .entry(&challenger.name)
+                    .or_insert((challenger, Vec::new()))
+                    .1;
+                on.push(target);
+                let key = (challenger.name.clone(), target.name.clone());
+                self.plan.shadows.insert(key, name.clone());
+            }
+        }
+        let mut rides = BTreeMap::new();
+        for (challenger, on) in challengers.into_values() {
+            let packages = self.packages(challenger, &on);
+            for target in on {
+                rides.insert(
+                    &target.name,
+                    (challenger, packages[&challenger.precision_on(target)]),
+                );
+            }
+        }
         let mut images = Vec::new();
         for target in targets {
             let package = packages[&model.precision_on(target)];
-            if let Some(image) = self.image(model, target, package) {
+            if let Some(image) = self.image(model, target, package, rides.get(&target.name).copied()) {
                 self.plan
                     .images
                     .insert((name.clone(), target.name.clone()), image);
@@ -193,7 +226,14 @@ impl Builder<'_> {
         self.plan.indexes.insert(name.clone(), index);
     }
 
-    pub(super) fn image(&mut self, model: &Model, target: &Target, package: usize) -> Option<usize> {
+    /// `challenger`: the model that rides along, and its package.
+    pub(super) fn image(
+        &mut self,
+        model: &Model,
+        target: &Target,
+        package: usize,
+        challenger: Option<(&Model, usize)>,
+    ) -> Option<usize> {
         // Both are asked even where the first fails, so that all that is unlocked is found in one go.
         let parts = self.target_parts(target);
         let module = self.module_layer(&model.module, target);
@@ -202,6 +242,13 @@ impl Builder<'_> {
         let mut layers = parts.layers;
         layers.push(("model layer".to_owned(), output(package, "layer")));
         layers.push(("module layer".to_owned(), output(module, "layer")));
+        let mut env = image_env(target, &parts.engine_path);
+        let mut labels = labels(model, Some(model.precision_on(target)));
+        if let Some((challenger, package)) = challenger {
+            layers.push(("shadow layer".to_owned(), output(package, "layer")));
+            env.extend(shadow_env(challenger));
+            labels.extend(shadow_labels(challenger));
+        }
         inputs.extend(
             layers
                 .into_iter()
@@ -213,8 +260,8 @@ impl Builder<'_> {
             target: target.name.clone(),
             platform: target.platform.clone(),
             entrypoint: vec![format!("/app/{}", model.module)],
-            env: image_env(target, &parts.engine_path),
-            labels: labels(model, Some(model.precision_on(target))),
+            env,
+            labels,
             glibc: target.glibc.clone(),
         };
         let inputs = inputs
@@ -310,6 +357,32 @@ fn labels(model: &Model, precision: Option<Precision>) -> BTreeMap<String, Strin
     ]);
     if let Some(precision) = precision {
         labels.insert("dev.aiot-ops.model.precision".to_owned(), precision.to_string());
+        labels.insert(
+            "dev.aiot-ops.model.preprocessing-digest".to_owned(),
+            model.input.preprocessing_digest().to_string(),
+        );
     }
     labels
+}
+
+/// What an image says of its challenger.
+fn shadow_labels(challenger: &Model) -> [(String, String); 3] {
+    let label = |what: &str, value: String| (format!("dev.aiot-ops.shadow.{what}"), value);
+    [
+        label("name", challenger.name.to_string()),
+        label("version", challenger.version.clone()),
+        label("source-digest", challenger.digest.to_string()),
+    ]
+}
+
+/// How the module runs its challenger.
+fn shadow_env(challenger: &Model) -> BTreeMap<String, String> {
+    let Some(shadow) = &challenger.shadow else {
+        return BTreeMap::new();
+    };
+    let share = (SHADOW_SHARE_VARIABLE.to_owned(), shadow.share.to_string());
+    let tolerance = shadow
+        .tolerance
+        .map(|tolerance| (SHADOW_TOLERANCE_VARIABLE.to_owned(), tolerance.to_string()));
+    [share].into_iter().chain(tolerance).collect()
 }

@@ -117,6 +117,8 @@ pub struct Plan {
     pub images: BTreeMap<(ModelName, TargetName), usize>,
     /// Model → its index.
     pub indexes: BTreeMap<ModelName, usize>,
+    /// (challenger, target) → the model in whose image it rides.
+    pub shadows: BTreeMap<(ModelName, TargetName), ModelName>,
     /// (model, variant) → its measurement.
     pub measures: BTreeMap<(ModelName, Precision), usize>,
     /// Models whose calibration must be made.

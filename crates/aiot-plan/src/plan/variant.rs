@@ -176,6 +176,7 @@ impl Builder<'_> {
             description: model.description.clone(),
             precision,
             package: package_parameters(model),
+            shadow: model.shadow.is_some(),
         };
         self.add(
             format!("assemble package {} {precision}", model.name),

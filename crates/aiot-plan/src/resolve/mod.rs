@@ -7,6 +7,7 @@ mod environment;
 mod model;
 mod pin;
 mod ring;
+mod shadow;
 mod target;
 
 use std::collections::BTreeMap;
@@ -79,9 +80,10 @@ pub fn resolve(texts: &Texts) -> Result<Workspace, Vec<ConfigError>> {
             }
         }
     }
-    // What a pin names can only be judged where all of it was read.
+    // What pins and challengers name can only be judged where all of it was read.
     if resolver.errors.is_empty() {
         resolver.check_pins(&workspace);
+        resolver.check_shadows(&workspace);
     }
     if resolver.errors.is_empty() {
         Ok(workspace)

@@ -77,6 +77,7 @@ impl Resolver {
         self.acceptance(file, &model_name, &declared);
         self.quantization(file, &model_name, &declared);
         let edge = self.edge(file, &model_name, &declared.edge);
+        let shadow = self.shadow(file, &model_name, &declared);
         if self.errors.len() > before {
             return None;
         }
@@ -120,6 +121,7 @@ impl Resolver {
             evaluation_path: declared.acceptance.evaluation.into_inner(),
             metric: declared.acceptance.metric.into_inner(),
             targets,
+            shadow,
             edge,
             name: model_name,
         })
@@ -416,7 +418,7 @@ impl Resolver {
         }
     }
 
-    /// Sources, sinks, queue, drift watch and capture travel to the module in one variable.
+    /// Sources, sinks, queue, drift watch, capture and requests travel to the module in one variable.
     fn pipeline(
         &mut self,
         file: &SourceFile,
@@ -430,6 +432,7 @@ impl Resolver {
             queue,
             drift,
             capture,
+            requests,
             ..
         } = declared;
         let sites = [
@@ -438,6 +441,7 @@ impl Resolver {
             ("queue", queue.as_ref().map(|value| site(file, value))),
             ("drift", drift.as_ref().map(|value| site(file, value))),
             ("capture", capture.as_ref().map(|value| site(file, value))),
+            ("requests", requests.as_ref().map(|value| site(file, value))),
         ];
         let Some(first) = sites.iter().find_map(|(_, site)| site.clone()) else {
             return;
@@ -457,6 +461,7 @@ impl Resolver {
                 .unwrap_or_default(),
             drift: drift.as_ref().map(|value| *value.get_ref()),
             capture: capture.as_ref().map(|value| value.get_ref().clone()),
+            requests: requests.as_ref().map(|value| *value.get_ref()),
         };
         for problem in pipeline.problems() {
             let of = sites.iter().find(|(table, _)| problem.starts_with(table));

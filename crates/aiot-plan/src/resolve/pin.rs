@@ -153,6 +153,21 @@ impl Resolver {
                     );
                     continue;
                 };
+                if let Some(shadow) = &model.shadow {
+                    self.error(
+                        ConfigError::new(
+                            "plan::pin",
+                            pin.site.clone(),
+                            format!(
+                                "environment `{owner}` pins model `{name}`, which is the challenger of `{}`",
+                                shadow.of
+                            ),
+                            "it has no image of its own",
+                        )
+                        .with_help(HELP),
+                    );
+                    continue;
+                }
                 if model.version != pin.instead_of {
                     self.error(
                         ConfigError::new(

@@ -215,9 +215,9 @@ fn an_input_is_prepared_otherwise() {
         quantize digits int8: calibration ranges changed
         evaluate digits int8: model changed; package changed; subject changed
         assemble package digits int8: golden outputs changed; model changed; package changed
-        assemble image digits orin: 0: model layer changed
-        assemble image digits pi-32: 2: model layer changed
-        assemble image digits pi-64: 2: model layer changed
+        assemble image digits orin: 0: model layer changed; labels changed
+        assemble image digits pi-32: 2: model layer changed; labels changed
+        assemble image digits pi-64: 2: model layer changed; labels changed
         assemble index digits: image for orin changed; image for pi-32 changed; image for pi-64 changed
     "#,
     );
@@ -568,3 +568,39 @@ fn what_waits_says_for_what() {
     "#,
     );
 }
+
+/// The challenger rides in the images of `digits`, and gets none of its own.
+#[test]
+fn a_challenger_comes() {
+    check(
+        |bench| {
+            bench.edit_models(
+                "target.pi-64.at-least = 0.94",
+                &format!("target.pi-64.at-least = 0.94\n{CHALLENGER}"),
+            );
+        },
+        r#"
+        fetch digits-next: not built before
+        evaluate digits-next float32: not built before
+        assemble package digits-next float32: not built before
+        assemble image digits pi-64: 4: shadow layer added or removed; env changed; labels changed
+        assemble index digits: image for pi-64 changed
+    "#,
+    );
+}
+
+/// `digits-next`, on one of the targets of `digits`.
+pub const CHALLENGER: &str = r#"
+[model.digits-next]
+description = "Reads digits better"
+version = "2.0.0"
+task = "classification"
+module = "vision"
+targets = ["pi-64"]
+shadow = { of = "digits", share = 0.1 }
+source.file = { path = "models/digits-next/model.onnx", sha256 = "3333333333333333333333333333333333333333333333333333333333333333" }
+input.image = { width = 16, height = 16, colour = "grey" }
+output.labels = "models/digits/labels.txt"
+quantization.scheme = "none"
+acceptance = { evaluation = "models/digits/evaluation", metric = "accuracy", at-least = 0.97, max-drop = 0.01 }
+"#;

@@ -85,6 +85,27 @@ fn what_is_not_selected_need_not_be_locked() {
 }
 
 #[test]
+fn a_challenger_is_selected_with_the_image_that_it_rides_in() {
+    let models = format!("{MODELS}{}", crate::changes::CHALLENGER);
+    let mut bench = Bench::of(&models, TARGETS);
+    bench.selection.models = [ModelName::new("digits-next").unwrap()].into();
+    bench.lock_all();
+    let plan = bench.plan();
+    let images: Vec<String> = plan
+        .images
+        .keys()
+        .map(|(model, target)| format!("{model} {target}"))
+        .collect();
+    assert_eq!(images, ["digits pi-64"]);
+    let shadows: Vec<String> = plan
+        .shadows
+        .iter()
+        .map(|((challenger, target), model)| format!("{challenger} in {model} on {target}"))
+        .collect();
+    assert_eq!(shadows, ["digits-next in digits on pi-64"]);
+}
+
+#[test]
 fn layers_of_another_compression_are_others() {
     let plain = Bench::locked().plan();
     let targets = TARGETS.replacen(

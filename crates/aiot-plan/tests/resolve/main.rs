@@ -7,6 +7,7 @@ mod form;
 mod models;
 mod pairs;
 mod pins;
+mod shadows;
 mod targets;
 
 use aiot_plan::resolve;

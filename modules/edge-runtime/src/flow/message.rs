@@ -11,9 +11,9 @@ pub(crate) const SCHEMA_VERSION: u32 = 1;
 /// Where an input came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Origin {
-    /// `edge-hub`, `http` or `directory`.
+    /// `edge-hub`, `http`, `directory`, `camera` or `replay`.
     pub(crate) kind: &'static str,
-    /// Of the input or file.
+    /// Of the input, file or device.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) name: String,
     /// The sender's id of the input.

@@ -5,11 +5,15 @@
 //! predict, or talk to anybody.
 
 pub(crate) mod broker;
+#[cfg(feature = "camera")]
+pub(crate) mod camera;
 mod capture;
 pub(crate) mod directory;
 mod drift;
 pub(crate) mod intake;
 mod message;
+pub(crate) mod replay;
+mod shadow;
 pub(crate) mod tuning;
 pub(crate) mod webhook;
 
@@ -36,6 +40,8 @@ use capture::Capture;
 use drift::DriftWatch;
 use message::Identity;
 pub(crate) use message::{Origin, time_text};
+use shadow::ShadowTuning;
+pub(crate) use shadow::{Shadow, ShadowSettings};
 use tuning::Tuning;
 
 /// Names of sinks, as declared and as the twin switches them.
@@ -94,12 +100,14 @@ pub(crate) struct Flow {
     inputs: AtomicU64,
     drift: DriftWatch,
     capture: Capture,
+    shadow: Option<Shadow>,
     started: Instant,
     news: Notify,
 }
 
 impl Flow {
-    /// Opens the queues of the declared sinks; the edge hub's only with `edge`.
+    /// Opens the queues of the declared sinks; the edge hub's only with `edge`. `shadow`: the challenger, and the share
+    /// of the inputs that it sees.
     pub(crate) fn open(
         spec: ModuleSpec,
         pipeline: Pipeline,
@@ -107,6 +115,7 @@ impl Flow {
         (engine, model): (&Engine, &Model),
         metrics: Arc<Metrics>,
         (self_check, baseline): (SelfCheck, Option<Baseline>),
+        shadow: Option<(Shadow, f64)>,
     ) -> Result<Flow, QueueError> {
         let directory = pipeline.queue.directory.as_deref().map(Path::new);
         let max_bytes = u64::from(pipeline.queue.max_mib) << 20;
@@ -131,7 +140,7 @@ impl Flow {
             ));
         }
         let package = model.package();
-        let preprocessing_digest = model.preprocessing_digest().to_string();
+        let preprocessing_digest = package.input.preprocessing_digest().to_string();
         let facts = json!({
             "model": {
                 "name": package.name, "version": package.version, "digest": model.digest().to_string(),
@@ -145,6 +154,7 @@ impl Flow {
         let mut declared = Tuning::new(sinks.keys().copied().chain(stdout).map(str::to_owned));
         declared.drift = pipeline.drift.unwrap_or_default();
         declared.can_capture = pipeline.capture.is_some();
+        declared.shadow = shadow.as_ref().map(|(_, share)| ShadowTuning { share: *share });
         let capture = Capture::new(pipeline.capture.clone());
         Ok(Flow {
             spec,
@@ -167,6 +177,7 @@ impl Flow {
             inputs: AtomicU64::new(0),
             drift: DriftWatch::new(baseline),
             capture,
+            shadow: shadow.map(|(shadow, _)| shadow),
             started: Instant::now(),
             news: Notify::new(),
         })
@@ -232,8 +243,13 @@ impl Flow {
         if let Some(observation) = observation {
             self.observe(&observation);
         }
+        let tuning = self.tuning();
+        if let (Some(shadow), Some(tuned)) = (&self.shadow, tuning.shadow) {
+            // Before the twin's threshold, which is not the challenger's.
+            shadow.see(bytes, &predictions, tuned.share);
+        }
         self.retune(&mut predictions);
-        self.capture.take(bytes, self.tuning().capture, || {
+        self.capture.take(bytes, tuning.capture, || {
             let published = predictions
                 .iter()
                 .map(|prediction| json!(Published::new(self.spec, prediction, None)));
@@ -413,6 +429,11 @@ impl Flow {
         };
         report["statistics"] = self.statistics();
         report["drift"] = self.drift.report(&self.tuning().drift);
+        let share = self.tuning().shadow.map_or(0.0, |tuned| tuned.share);
+        report["shadow"] = self
+            .shadow
+            .as_ref()
+            .map_or(Value::Null, |shadow| shadow.report(share));
         report
     }
 
@@ -420,6 +441,9 @@ impl Flow {
     pub(crate) fn write_metrics(&self, out: &mut String) {
         use std::fmt::Write;
         self.drift.write_metrics(out);
+        if let Some(shadow) = &self.shadow {
+            shadow.write_metrics(out);
+        }
         type Read = fn(&Sink) -> u64;
         let kinds: [(&str, &str, &str, Read); 4] = [
             (

@@ -9,6 +9,7 @@
 //! | `sinks` | `{"edge-hub": false, …}` | which declared sinks get predictions |
 //! | `drift` | `{"enabled": true, "window": 500, "windows": 2, "floor": 0.1, "alarmRate": 0.01}` | how inputs are compared with the evaluation set |
 //! | `capture` | `{"enabled": true, "perHour": 60}` | keep inputs in the declared folder, so many an hour |
+//! | `shadow` | `{"share": 0.1}` | share of the inputs that the image's challenger sees |
 //!
 //! A value that is no good is refused, said in the reported properties, and the old one stays.
 
@@ -19,6 +20,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::capture::CaptureTuning;
+use super::shadow::ShadowTuning;
 use crate::log::Level;
 
 /// Seconds between two reports unless the twin says otherwise.
@@ -41,6 +43,9 @@ pub(crate) struct Tuning {
     #[serde(serialize_with = "camel_case")]
     pub(crate) drift: DriftSpec,
     pub(crate) capture: CaptureTuning,
+    /// Where the image has a challenger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shadow: Option<ShadowTuning>,
     /// Whether a folder for captured inputs is declared.
     #[serde(skip)]
     pub(crate) can_capture: bool,
@@ -70,6 +75,7 @@ impl Tuning {
             sinks: sinks.into_iter().map(|sink| (sink, true)).collect(),
             drift: DriftSpec::default(),
             capture: CaptureTuning::default(),
+            shadow: None,
             can_capture: false,
         }
     }
@@ -171,6 +177,13 @@ impl Tuning {
                         refuse(name, why);
                     }
                 },
+                "shadow" => match self.shadow_with(declared, value) {
+                    Ok(shadow) => tuning.shadow = Some(shadow),
+                    Err(why) => {
+                        tuning.shadow = self.shadow;
+                        refuse(name, why);
+                    }
+                },
                 other if other.starts_with('$') => {}
                 other => refuse(other, "there is no such property".to_owned()),
             }
@@ -200,6 +213,25 @@ impl Tuning {
             return Err("no folder is declared: `edge.capture.directory` in models.toml".to_owned());
         }
         Ok(capture)
+    }
+
+    fn shadow_with(&self, declared: &Tuning, value: &Value) -> Result<ShadowTuning, String> {
+        let mut shadow = declared
+            .shadow
+            .ok_or_else(|| "the image has no challenger".to_owned())?;
+        let wanted = value
+            .as_object()
+            .ok_or_else(|| "an object is wanted".to_owned())?;
+        for (key, value) in wanted {
+            if key != "share" {
+                return Err("only `share` is known".to_owned());
+            }
+            shadow.share = value
+                .as_f64()
+                .filter(|share| (0.0..=1.0).contains(share))
+                .ok_or_else(|| "share: a number from 0 to 1 is wanted".to_owned())?;
+        }
+        Ok(shadow)
     }
 }
 
@@ -251,7 +283,9 @@ mod tests {
     use super::*;
 
     fn declared() -> Tuning {
-        Tuning::new(["edge-hub".to_owned(), "stdout".to_owned()])
+        let mut declared = Tuning::new(["edge-hub".to_owned(), "stdout".to_owned()]);
+        declared.shadow = Some(ShadowTuning { share: 0.1 });
+        declared
     }
 
     fn object(value: Value) -> Map<String, Value> {
@@ -262,7 +296,8 @@ mod tests {
     fn good_values_are_taken_and_missing_ones_go_back() {
         let desired = object(json!({
             "threshold": 0.75, "sampleEvery": 10, "logLevel": "warning", "reportEveryS": 60,
-            "drift": {"window": 100, "floor": 0, "enabled": false}, "sinks": {"stdout": false}, "$version": 4, "$metadata": {},
+            "drift": {"window": 100, "floor": 0, "enabled": false}, "sinks": {"stdout": false}, "shadow": {"share": 0},
+            "$version": 4, "$metadata": {},
         }));
         let (tuning, refused) = declared().desired(&declared(), &desired);
         assert_eq!(refused, BTreeMap::new());
@@ -277,6 +312,7 @@ mod tests {
             ..DriftSpec::default()
         };
         assert_eq!(tuning.drift, drift);
+        assert_eq!(tuning.shadow, Some(ShadowTuning { share: 0.0 }));
         assert_eq!(
             (tuning.log_level, tuning.is_on("stdout"), tuning.is_on("edge-hub")),
             (Level::Warning, false, true)
@@ -311,6 +347,9 @@ mod tests {
             (json!({"capture": {"enabled": true}}), "capture"),
             (json!({"capture": {"perHour": 0}}), "capture"),
             (json!({"capture": {"per-hour": 5}}), "capture"),
+            (json!({"shadow": 0.5}), "shadow"),
+            (json!({"shadow": {"share": 1.5}}), "shadow"),
+            (json!({"shadow": {"rate": 0.5}}), "shadow"),
             (json!({"drift": {"window": 5}}), "drift/window"),
             (json!({"drift": {"window": 1e3}}), "drift/window"),
             (json!({"drift": {"enabled": 1}}), "drift/enabled"),
@@ -330,6 +369,14 @@ mod tests {
     }
 
     #[test]
+    fn without_a_challenger_its_share_is_refused() {
+        let declared = Tuning::new([]);
+        let (tuning, refused) = declared.desired(&declared, &object(json!({"shadow": {"share": 0.5}})));
+        assert_eq!(tuning, declared);
+        assert_eq!(refused["shadow"], "the image has no challenger");
+    }
+
+    #[test]
     fn many_mistakes_take_little_room() {
         let desired: Map<String, Value> = (0..500)
             .map(|n| (format!("{n}-{}", "x".repeat(500)), Value::Null))
@@ -341,7 +388,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_is_taken_or_refused(name in "threshold|sampleEvery|reportEveryS|logLevel|sinks|drift|capture|other", text in r#"(-?[0-9]{1,20}(\.[0-9]{1,5})?|"[a-z]{0,8}"|null|true|\{"stdout":(true|1)\}|\{"(enabled|window|floor|perHour)":(true|-?[0-9]{1,20}|"a"|null)\})"#) {
+        fn any_value_is_taken_or_refused(name in "threshold|sampleEvery|reportEveryS|logLevel|sinks|drift|capture|shadow|other", text in r#"(-?[0-9]{1,20}(\.[0-9]{1,5})?|"[a-z]{0,8}"|null|true|\{"stdout":(true|1)\}|\{"(enabled|window|floor|perHour|share)":(true|-?[0-9]{1,20}|"a"|null)\})"#) {
             let value: Value = match serde_json::from_str(&text) {
                 Ok(value) => value,
                 Err(_) => return Ok(()),

@@ -42,13 +42,20 @@ impl Refusal {
         }
     }
 
-    pub(crate) fn queue_full() -> Refusal {
-        let message = "all places in the queue are taken, try again later".to_owned();
+    fn too_many(message: &str) -> Refusal {
         Refusal {
             status: StatusCode::TOO_MANY_REQUESTS,
             reason: Reason::QueueFull,
-            message,
+            message: message.to_owned(),
         }
+    }
+
+    pub(crate) fn queue_full() -> Refusal {
+        Refusal::too_many("all places in the queue are taken, try again later")
+    }
+
+    pub(crate) fn displaced() -> Refusal {
+        Refusal::too_many("newer requests took this one's place in the queue, try again later")
     }
 
     pub(crate) fn stopped() -> Refusal {

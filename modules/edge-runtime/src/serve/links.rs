@@ -1,13 +1,15 @@
-//! Starts what the pipeline declares: the edge hub, the broker, the webhook, the watched folder.
+//! Starts what the pipeline declares: the edge hub, the broker, the webhook, the watched folder, the
+//! camera, the recording.
 
 use std::sync::Arc;
 
+use aiot_package::CameraSource;
 use tokio::task::JoinHandle;
 
 use super::Service;
 use crate::flow::broker::Broker;
 use crate::flow::webhook::{self, Webhook};
-use crate::flow::{self, directory, intake};
+use crate::flow::{self, directory, intake, replay};
 use crate::iotedge::{self, EdgeHub};
 use crate::link::{self, Stop};
 use crate::log;
@@ -91,5 +93,24 @@ pub(super) fn start(
         let watch = directory::watch(service.clone(), source.clone(), stop.clone());
         links.sources.push(tokio::spawn(watch));
     }
+    if let Some(source) = &pipeline.sources.replay {
+        let play = replay::play(service.clone(), source.clone(), stop.clone());
+        links.sources.push(tokio::spawn(play));
+    }
+    if let Some(source) = &pipeline.sources.camera {
+        links
+            .sources
+            .push(watch_camera(service.clone(), source.clone(), stop.clone())?);
+    }
     Ok(links)
+}
+
+#[cfg(feature = "camera")]
+fn watch_camera(service: Arc<Service>, source: CameraSource, stop: Stop) -> Result<JoinHandle<()>, String> {
+    Ok(tokio::spawn(flow::camera::watch(service, source, stop)))
+}
+
+#[cfg(not(feature = "camera"))]
+fn watch_camera(_: Arc<Service>, _: CameraSource, _: Stop) -> Result<JoinHandle<()>, String> {
+    Err("sources.camera: this module was built without the feature `camera` of `edge-runtime`".to_owned())
 }

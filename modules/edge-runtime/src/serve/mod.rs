@@ -1,7 +1,7 @@
 //! `serve`: the HTTP service, the metrics, and the links to the edge hub and other sinks, until SIGTERM.
 //!
-//! One thread runs the network, one the model. Requests wait in a bounded queue between them; what does not fit is
-//! refused with 429, so that memory stays bounded and the sender knows. SIGTERM (or Ctrl-C) makes the service
+//! One thread runs the network, one the model, and one the challenger where there is one. Requests wait in a bounded
+//! queue between the first two; who does not fit is refused with 429, so that memory stays bounded and the sender knows. SIGTERM (or Ctrl-C) makes the service
 //! unready, lets the accepted requests finish, sends what still waits for the sinks, and ends with exit code 0.
 
 mod answer;
@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::flow::{Flow, SelfCheck};
+use crate::flow::{Flow, SelfCheck, Shadow};
 use crate::settings::Settings;
 use crate::{EXIT_DONE, EXIT_SELF_TEST, ModuleSpec, Published, Stop, iotedge, log, once};
 pub(crate) use metrics::{Metrics, Reason, escaped};
@@ -102,7 +102,7 @@ impl Service {
             Ok(Ok(values)) => Ok(values),
             Ok(Err(error @ PredictError::Prepare(_))) => Err((400, error.to_string())),
             Ok(Err(error)) => Err((500, error.to_string())),
-            Err(refusal) => Err((503, refusal.message)),
+            Err(refusal) => Err((refusal.status.as_u16(), refusal.message)),
         }
     }
 }
@@ -130,6 +130,10 @@ async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Mode
     if baseline.is_none() {
         log::info("the package has no drift baseline: inputs are not compared with the evaluation set");
     }
+    let shadow = settings.shadow.as_ref().filter(|_| check.passed).map(|shadow| {
+        let challenger = Shadow::open(shadow, engine, &settings.session, &model);
+        (challenger, shadow.share)
+    });
     let flow = Flow::open(
         spec,
         settings.pipeline.clone(),
@@ -137,6 +141,7 @@ async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Mode
         (engine, &model),
         metrics.clone(),
         (check.clone(), baseline),
+        shadow,
     );
     let flow = Arc::new(flow.map_err(Stop::setup)?);
     // A service that computes something else than the build must not start, and a roll-out must see it.
@@ -152,7 +157,8 @@ async fn run(spec: ModuleSpec, settings: &Settings, engine: &Engine, model: Mode
         });
     }
     let model = Arc::new(model);
-    let worker = Worker::start(model.clone(), metrics.clone())
+    let requests = settings.pipeline.requests.unwrap_or_default();
+    let worker = Worker::start(model.clone(), metrics.clone(), requests)
         .map_err(|error| Stop::setup(format!("the inference thread does not start: {error}")))?;
     let service = Arc::new(Service {
         spec,

@@ -1,64 +1,133 @@
 //! The inference thread and the queue before it.
 
-use std::sync::{Arc, mpsc};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use aiot_inference::Model;
+use aiot_package::{RequestsSpec, WhenFull};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::answer::Refusal;
 use super::metrics::Metrics;
 
-/// Requests that are read, wait or run at the same time. With [`MAX_BODY_BYTES`](super::answer::MAX_BODY_BYTES) it
-/// bounds the memory that requests take.
-pub(crate) const QUEUE_LENGTH: usize = 16;
-
-type Job = Box<dyn FnOnce(&Model, &Metrics) + Send>;
-
-/// Runs jobs one after the other on a thread of its own.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    places: Arc<Semaphore>,
-    jobs: mpsc::Sender<Job>,
+/// A job's turn, or that it will have none.
+enum Turn<'a> {
+    Run(&'a Model, &'a Metrics, OwnedSemaphorePermit),
+    Displaced,
 }
 
-/// A place in the queue.
+struct Job {
+    permit: OwnedSemaphorePermit,
+    /// Whether its sender waits, and can be told that newer ones took its place.
+    displaceable: bool,
+    work: Box<dyn FnOnce(Turn<'_>) + Send>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    waiting: VecDeque<Job>,
+    /// No more will come.
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+}
+
+/// Runs jobs one after the other on a thread of its own.
+pub(crate) struct Worker {
+    places: Arc<Semaphore>,
+    queue: Arc<Queue>,
+    when_full: WhenFull,
+}
+
+/// A place in the queue. With [`MAX_BODY_BYTES`](super::answer::MAX_BODY_BYTES) the number of places bounds the memory
+/// that requests take.
 #[derive(Debug)]
-pub(crate) struct Place(OwnedSemaphorePermit);
+pub(crate) struct Place {
+    permit: OwnedSemaphorePermit,
+    displaceable: bool,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Worker({} places)", self.places.available_permits())
+    }
+}
+
+impl Queue {
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next job; `None` when there will be none.
+    fn next(&self) -> Option<Job> {
+        let wait = |jobs: &mut Jobs| jobs.waiting.is_empty() && !jobs.closed;
+        let mut jobs = self
+            .changed
+            .wait_while(self.jobs(), wait)
+            .unwrap_or_else(PoisonError::into_inner);
+        jobs.waiting.pop_front()
+    }
+
+    /// Takes the place of the job that has waited longest, whose sender is told.
+    fn displace(&self) -> Option<OwnedSemaphorePermit> {
+        let mut jobs = self.jobs();
+        let oldest = jobs.waiting.iter().position(|job| job.displaceable)?;
+        let Job { permit, work, .. } = jobs.waiting.remove(oldest)?;
+        drop(jobs);
+        work(Turn::Displaced);
+        Some(permit)
+    }
+}
 
 impl Worker {
-    pub(crate) fn start(model: Arc<Model>, metrics: Arc<Metrics>) -> std::io::Result<Worker> {
-        let (jobs, queue) = mpsc::channel::<Job>();
+    pub(crate) fn start(
+        model: Arc<Model>,
+        metrics: Arc<Metrics>,
+        requests: RequestsSpec,
+    ) -> std::io::Result<Worker> {
+        let queue = Arc::new(Queue::default());
+        let jobs = queue.clone();
         thread::Builder::new()
             .name("inference".to_owned())
             .spawn(move || {
-                for job in queue {
-                    job(&model, &metrics);
+                while let Some(Job { permit, work, .. }) = jobs.next() {
+                    work(Turn::Run(&model, &metrics, permit));
                 }
             })?;
         Ok(Worker {
-            places: Arc::new(Semaphore::new(QUEUE_LENGTH)),
-            jobs,
+            places: Arc::new(Semaphore::new(requests.places.into())),
+            queue,
+            when_full: requests.when_full,
         })
     }
 
-    /// A place in the queue. To be taken before a request's body is read.
+    /// A place in the queue for a sender that waits. To be taken before a request's body is read.
     pub(crate) fn place(&self) -> Result<Place, Refusal> {
-        self.places
-            .clone()
-            .try_acquire_owned()
-            .map(Place)
-            .map_err(|_| Refusal::queue_full())
+        let permit = match (self.places.clone().try_acquire_owned(), self.when_full) {
+            (Ok(permit), _) => Some(permit),
+            (Err(_), WhenFull::DropOldest) => self.queue.displace(),
+            (Err(_), WhenFull::Refuse) => None,
+        };
+        let place = |permit| Place {
+            permit,
+            displaceable: true,
+        };
+        permit.map(place).ok_or_else(Refusal::queue_full)
     }
 
     /// A place in the queue, waited for: for inputs whose sender does not wait.
     pub(crate) async fn wait_for_place(&self) -> Result<Place, Refusal> {
-        self.places
-            .clone()
-            .acquire_owned()
-            .await
-            .map(Place)
-            .map_err(|_| Refusal::stopped())
+        let permit = self.places.clone().acquire_owned().await;
+        let place = |permit| Place {
+            permit,
+            displaceable: false,
+        };
+        permit.map(place).map_err(|_| Refusal::stopped())
     }
 
     /// Runs `work` on the inference thread. The place stays taken until it is done, even when the sender has gone.
@@ -68,13 +137,129 @@ impl Worker {
         work: impl FnOnce(&Model, &Metrics) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |model, metrics| {
-            let result = work(model, metrics);
-            // Before the answer: who has it may ask again at once.
-            drop(place.0);
+        let run = move |turn: Turn<'_>| {
+            let result = match turn {
+                Turn::Displaced => Err(Refusal::displaced()),
+                Turn::Run(model, metrics, permit) => {
+                    let result = work(model, metrics);
+                    // Before the answer: who has it may ask again at once.
+                    drop(permit);
+                    Ok(result)
+                }
+            };
             let _ = sender.send(result);
+        };
+        let job = Job {
+            permit: place.permit,
+            displaceable: place.displaceable,
+            work: Box::new(run),
+        };
+        self.queue.jobs().waiting.push_back(job);
+        self.queue.changed.notify_one();
+        receiver.await.map_err(|_| Refusal::stopped())?
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.queue.jobs().closed = true;
+        self.queue.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use aiot_inference::{Engine, SessionOptions};
+    use axum::http::StatusCode;
+    use serde_json::json;
+
+    use super::*;
+
+    fn worker(places: u8, when_full: WhenFull) -> Worker {
+        let library = std::env::var_os("AIOT_TEST_ENGINE")
+            .expect("set AIOT_TEST_ENGINE to the path of a libonnxruntime.so (cargo xtask test does)");
+        let engine = Engine::load(std::path::Path::new(&library)).unwrap();
+        let onnx = include_bytes!("../../../../crates/aiot-inference/tests/golden/colour.onnx");
+        let package = json!({
+            "format-version": 1, "name": "colour", "version": "1.0.0", "description": "A test.", "task": "classification",
+            "model": {
+                "path": "model.onnx", "sha256": aiot_package::Digest::of(onnx).hex(), "size-bytes": onnx.len(),
+                "precision": "float32",
+            },
+            "input": {"image": {"width": 4, "height": 4, "colour": "rgb"}},
+            "output": {"labels": ["red", "green", "blue"]},
         });
-        self.jobs.send(job).map_err(|_| Refusal::stopped())?;
-        receiver.await.map_err(|_| Refusal::stopped())
+        let package = serde_json::from_value(package).unwrap();
+        let model = Model::from_parts(package, onnx, &engine, &SessionOptions::default()).unwrap();
+        let metrics = Arc::new(Metrics::new(&model, &engine));
+        Worker::start(Arc::new(model), metrics, RequestsSpec { places, when_full }).unwrap()
+    }
+
+    /// Numbers of requests that were answered, in order, and of those that got 429, of five that come while the first
+    /// runs, and one whose sender does not wait before them.
+    async fn outcome(when_full: WhenFull) -> (Vec<usize>, Vec<usize>) {
+        let worker = Arc::new(worker(3, when_full));
+        let (go, gate) = mpsc::channel::<()>();
+        let (began, begun) = oneshot::channel();
+        let first = tokio::spawn({
+            let (worker, place) = (worker.clone(), worker.place().unwrap());
+            async move {
+                let wait = move |_: &Model, _: &Metrics| {
+                    let _ = began.send(());
+                    gate.recv().unwrap();
+                };
+                worker.run(place, wait).await
+            }
+        });
+        begun.await.unwrap();
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let job = |number: usize, place: Place| {
+            let (worker, done) = (worker.clone(), done.clone());
+            tokio::spawn(async move {
+                worker
+                    .run(place, move |_, _| done.lock().unwrap().push(number))
+                    .await
+            })
+        };
+        // Somebody who does not wait for an answer.
+        let input = job(0, worker.wait_for_place().await.unwrap());
+        let (mut refused, mut answers) = (Vec::new(), Vec::new());
+        for number in 1..=5 {
+            match worker.place() {
+                Ok(place) => answers.push((number, job(number, place))),
+                Err(refusal) => {
+                    assert_eq!(refusal.status, StatusCode::TOO_MANY_REQUESTS);
+                    refused.push(number);
+                }
+            }
+            // Lets the job come into the queue.
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        input.await.unwrap().unwrap();
+        for (number, answer) in answers {
+            if let Err(refusal) = answer.await.unwrap() {
+                assert_eq!(refusal.status, StatusCode::TOO_MANY_REQUESTS);
+                assert!(
+                    refusal.message.contains("newer requests took"),
+                    "{}",
+                    refusal.message
+                );
+                refused.push(number);
+            }
+        }
+        let done = done.lock().unwrap().clone();
+        (done, refused)
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_somebody_is_told() {
+        let (done, refused) = outcome(WhenFull::Refuse).await;
+        assert_eq!((done, refused), (vec![0, 1], vec![2, 3, 4, 5]));
+        let (done, refused) = outcome(WhenFull::DropOldest).await;
+        assert_eq!((done, refused), (vec![0, 5], vec![1, 2, 3, 4]));
     }
 }

@@ -92,6 +92,8 @@ pub fn finished(mut command: Command) -> (i32, String, String) {
 pub struct Service {
     child: Child,
     stderr: BufReader<ChildStderr>,
+    /// The log up to the addresses.
+    pub started: String,
     pub http: String,
     pub metrics: String,
 }
@@ -120,6 +122,7 @@ impl Service {
         Service {
             child,
             stderr,
+            started: log,
             http: http.unwrap(),
             metrics: metrics.unwrap(),
         }
@@ -153,6 +156,16 @@ impl Service {
                 .unwrap()
                 .success()
         );
+    }
+
+    /// The log up to the line with `words`.
+    pub fn log_until(&mut self, words: &str) -> String {
+        let mut log = String::new();
+        while !log.contains(words) {
+            let read = self.stderr.read_line(&mut log).unwrap();
+            assert!(read > 0, "the service ended without `{words}`: {log}");
+        }
+        log
     }
 
     /// Exit code and the rest of the log.

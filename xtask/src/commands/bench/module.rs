@@ -157,7 +157,7 @@ fn unpacked(paths: &Paths, name: &str) -> Result<Device, BuildError> {
     let layout = paths.root.join("dist/images");
     let images = read_layout(&layout).map_err(BuildError::other)?;
     workspace
-        .pairs()
+        .images()
         .filter(|(model, target)| model.name.as_str() == name && target.platform.architecture == architecture)
         .find_map(|(model, target)| {
             let wanted = format!("{}-{}-{}", model.name, model.version, target.name);
