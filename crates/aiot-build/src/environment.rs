@@ -3,9 +3,12 @@
 //! Only committed manifests are rolled out: the hub remembers commits, and what nobody can check out again nobody can
 //! go back to.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use aiot_iothub::rollout::Declared;
+use aiot_iothub::{LAYERS_FILE, LayerBook};
+use aiot_package::Digest;
 
 use crate::error::{BuildError, io};
 use crate::paths::Paths;
@@ -13,6 +16,9 @@ use crate::workspace::read_texts;
 
 /// Largest generated file that is read, in bytes.
 const FILE_LIMIT_BYTES: u64 = 64 << 20;
+
+/// Commits that are looked into for the sizes of earlier images.
+const COMMIT_LIMIT: &str = "200";
 
 /// A declared environment with its hub.
 #[derive(Clone, Debug)]
@@ -83,6 +89,28 @@ pub fn generated(paths: &Paths, name: &str, sequence: u64, commit: &str) -> Resu
     };
     Declared::parse(&list, &content, sequence, commit)
         .map_err(|error| BuildError::Other(format!("deployments/{name}: {error}")))
+}
+
+/// The layers of images of earlier releases, as far as this branch's history tells: `layers.json` of the commits that
+/// changed it, the newest first, until all of `wanted` are known.
+pub fn layers_in_history(paths: &Paths, environment: &str, wanted: &BTreeSet<Digest>) -> LayerBook {
+    let mut found = LayerBook::default();
+    if wanted.is_empty() {
+        return found;
+    }
+    let file = format!("deployments/{environment}/{LAYERS_FILE}");
+    // What cannot be asked is not known: sizes are shown, and nothing hangs on them that is not checked again.
+    let commits = git_text(paths, &["log", "-n", COMMIT_LIMIT, "--format=%H", "--", &file]);
+    for commit in commits.unwrap_or_default().lines() {
+        if wanted.iter().all(|image| found.knows(image)) {
+            break;
+        }
+        let bytes = git(paths, &["show", &format!("{commit}:./{file}")]);
+        if let Some(book) = bytes.ok().and_then(|bytes| LayerBook::parse(&bytes)) {
+            found.merge(book);
+        }
+    }
+    found
 }
 
 fn declared_workspace(paths: &Paths) -> Result<aiot_plan::Workspace, BuildError> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use aiot_iothub::quiet::QuietHours;
 use aiot_iothub::{
-    AccuracySummary, Amount, EnvValue, ModuleRelease, Pin, Pins, Release, RestartPolicy, Ring, RouteSpec,
-    SystemModule, SystemModules, TargetRelease, render_pinned,
+    AccuracySummary, Amount, EnvValue, LAYERS_FILE, ModuleRelease, Pin, Pins, Release, RestartPolicy, Ring,
+    RouteSpec, SystemModule, SystemModules, TargetRelease, render_pinned,
 };
 use aiot_oci::Store;
 use aiot_package::Precision;
@@ -39,7 +39,12 @@ pub fn files(
                 .collect(),
         )
     })?;
-    Ok(rendered.files)
+    let mut files = rendered.files;
+    files.insert(
+        LAYERS_FILE.to_owned(),
+        crate::sizes::book(plan, outputs, store)?.to_bytes(),
+    );
+    Ok(files)
 }
 
 /// What the environment holds at an earlier release. A module has the name of its model.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use aiot_iothub::{LayerBook, LayerSize};
 use aiot_oci::{Digest, Store};
 use aiot_plan::Workspace;
 use aiot_plan::action::Output;
@@ -57,13 +58,6 @@ pub(crate) struct Sizes {
     targets: BTreeMap<String, BTreeMap<Digest, LayerSize>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct LayerSize {
-    compressed_bytes: u64,
-    /// `None` of a layer that was not looked into.
-    unpacked_bytes: Option<u64>,
-}
-
 impl Sizes {
     /// Of a plan that was run.
     pub(crate) fn of(
@@ -73,25 +67,8 @@ impl Sizes {
     ) -> Result<Sizes, BuildError> {
         let mut sizes = Sizes::default();
         for ((_, target), &node) in &plan.images {
-            let manifest = aiot_oci::image::read_manifest(store, &outputs[node]["manifest"].digest)
-                .map_err(BuildError::other)?;
-            let unpacked: BTreeMap<Digest, u64> = match outputs[node].get(UNPACKED_OUTPUT) {
-                Some(output) => {
-                    let bytes = store
-                        .read_verified(&output.digest, MAX_SIZES_BYTES)
-                        .map_err(BuildError::other)?;
-                    serde_json::from_slice(&bytes).map_err(BuildError::other)?
-                }
-                None => BTreeMap::new(),
-            };
             let layers = sizes.targets.entry(target.to_string()).or_default();
-            for layer in &manifest.layers {
-                let size = LayerSize {
-                    compressed_bytes: layer.size,
-                    unpacked_bytes: unpacked.get(&layer.digest).copied(),
-                };
-                layers.insert(layer.digest, size);
-            }
+            layers.extend(layers_of(&outputs[node], store)?);
         }
         Ok(sizes)
     }
@@ -137,6 +114,47 @@ impl Sizes {
         }
         rows
     }
+}
+
+/// The layers of all images, for the environments' roll-outs.
+///
+/// # Errors
+/// A manifest or a list of sizes that cannot be read.
+pub(crate) fn book(
+    plan: &Plan,
+    outputs: &[BTreeMap<String, Output>],
+    store: &Store,
+) -> Result<LayerBook, BuildError> {
+    let mut book = LayerBook::default();
+    for &node in plan.images.values() {
+        let image = outputs[node]["manifest"].digest;
+        book.add(image, layers_of(&outputs[node], store)?);
+    }
+    Ok(book)
+}
+
+/// The layers of one image, lowest first.
+fn layers_of(
+    image: &BTreeMap<String, Output>,
+    store: &Store,
+) -> Result<Vec<(Digest, LayerSize)>, BuildError> {
+    let manifest =
+        aiot_oci::image::read_manifest(store, &image["manifest"].digest).map_err(BuildError::other)?;
+    let unpacked: BTreeMap<Digest, u64> = match image.get(UNPACKED_OUTPUT) {
+        Some(output) => {
+            let bytes = store
+                .read_verified(&output.digest, MAX_SIZES_BYTES)
+                .map_err(BuildError::other)?;
+            serde_json::from_slice(&bytes).map_err(BuildError::other)?
+        }
+        None => BTreeMap::new(),
+    };
+    let size = |layer: &aiot_oci::Descriptor| LayerSize {
+        compressed_bytes: layer.size,
+        unpacked_bytes: unpacked.get(&layer.digest).copied(),
+    };
+    let layers = manifest.layers.iter().map(|layer| (layer.digest, size(layer)));
+    Ok(layers.collect())
 }
 
 fn unpacked(layers: &BTreeMap<Digest, LayerSize>) -> Option<u64> {

@@ -9,7 +9,8 @@ use aiot_iothub::rollout::{
     rollback,
 };
 use aiot_iothub::{
-    AccuracySummary, ModuleRelease, Release, Ring, SystemModule, SystemModules, TargetRelease, render,
+    AccuracySummary, LayerBook, LayerSize, ModuleRelease, Release, Ring, SystemModule, SystemModules,
+    TargetRelease, render,
 };
 use aiot_package::{Digest, Precision};
 use serde_json::{Map, json};
@@ -415,6 +416,64 @@ fn what_does_not_fit_is_refused() {
     check(
         &plant.run(&Intent::default()),
         &["models: refused: the hub has 2 of 2 deployments: delete what nobody needs"],
+    );
+}
+
+/// What is known of layers: `(image, its own layer in MiB on the wire, unpacked)`, beside a base of 40 MiB, 90 unpacked.
+fn layers(images: &[(&str, u64, u64)]) -> LayerBook {
+    let mib = |compressed: u64, unpacked: u64| LayerSize {
+        compressed_bytes: compressed << 20,
+        unpacked_bytes: Some(unpacked << 20),
+    };
+    let mut book = LayerBook::default();
+    for (image, compressed, unpacked) in images {
+        let own = Digest::of(format!("layer of {image}").as_bytes());
+        let base = (Digest::of(b"base"), mib(40, 90));
+        book.add(
+            Digest::of(image.as_bytes()),
+            [base, (own, mib(*compressed, *unpacked))],
+        );
+    }
+    book
+}
+
+#[test]
+fn what_devices_have_already_is_neither_fetched_nor_stored_again() {
+    let of = |image: &str, disk: u64| {
+        let mut release = release("r1", vec![module("m", image)]);
+        release.targets[0].disk_bytes = Some(disk << 20);
+        release
+    };
+    let (a, both) = (("a", 60, 60), [("a", 60, 60), ("b", 30, 40)]);
+    let mut plant = Plant::new(&of("a", 190));
+    plant.declared.learn(layers(&[a]));
+    plant.settle();
+    // Nothing is known of the new image: what is on the wire is the least, and 200 MiB of it do not fit.
+    plant.commit(&of("b", 190));
+    check(
+        &plant.run(&Intent::default()),
+        &[
+            "models: refused: old and new images are 200 MiB, and the devices have 190 MiB for them: they must fit together",
+        ],
+    );
+    // 90 + 60 + 40 MiB unpacked do.
+    plant.declared.learn(layers(&both));
+    check(
+        &plant.run(&Intent::default()),
+        &[
+            "models: create for ring `canary`, 30 MiB or 1 min per device with the images before, 70 MiB or 2 min without (0 → 2)",
+        ],
+    );
+    let mut plant = Plant::new(&of("a", 189));
+    plant.declared.learn(layers(&[a]));
+    plant.settle();
+    plant.commit(&of("b", 189));
+    plant.declared.learn(layers(&both));
+    check(
+        &plant.run(&Intent::default()),
+        &[
+            "models: refused: old and new images are 190 MiB unpacked, and the devices have 189 MiB for them: they must fit together",
+        ],
     );
 }
 

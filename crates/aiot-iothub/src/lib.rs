@@ -12,6 +12,7 @@
 //! | [`create_options`] | createOptions as object ↔ the string pieces of a manifest |
 //! | [`mod@render`] | base and layered deployments, ids, target conditions per ring |
 //! | [`mod@merge`] | what a device receives when several deployments match it |
+//! | [`layers`] | the layers of images: what a device fetches, and has on its disk |
 //! | [`limits`] | the service's limits on that, and how much of each is used |
 //! | [`secrets`] | refuses values that look like secrets |
 //! | [`rollout`] | declared and hub → steps: rings, health, rollback; what each device gets |
@@ -29,6 +30,7 @@ pub mod diff;
 mod error;
 mod image;
 pub mod json;
+pub mod layers;
 pub mod limits;
 mod manifest;
 pub mod merge;
@@ -46,6 +48,7 @@ mod validate;
 
 pub use condition::Condition;
 pub use error::{ManifestError, Problem};
+pub use layers::{LAYERS_FILE, LayerBook, LayerSize};
 pub use limits::UsedOf;
 pub use merge::{MergeError, merge};
 pub use pin::{Pin, Pins};

@@ -205,7 +205,9 @@ impl Device {
                 _ => {}
             }
         }
-        command.env("AIOT_MODEL_DIR", self.package());
+        command
+            .env("AIOT_MODEL_DIR", self.package())
+            .env("AIOT_SHADOW_DIR", self.root().join("shadow"));
         command
     }
 }

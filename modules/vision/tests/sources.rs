@@ -110,7 +110,7 @@ fn frames_of_a_camera_are_predicted_and_one_that_goes_is_opened_again() {
     let library = camera(folder.path());
     let device = folder.path().join("video0");
     let dir = package("colour");
-    let sources = json!({"camera": {"device": device, "interval-ms": 0}});
+    let sources = json!({"camera": {"device": device, "width": 16, "height": 16, "interval-ms": 0}});
     let environment: [(&str, &Path); 3] = [
         ("LD_PRELOAD", &library),
         ("CAMERA_DEVICE", &device),
@@ -131,24 +131,29 @@ fn frames_of_a_camera_are_predicted_and_one_that_goes_is_opened_again() {
 }
 
 #[test]
-fn a_camera_that_does_not_compress_is_told() {
+fn a_camera_that_does_not_fit_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let library = camera(folder.path());
     let device = folder.path().join("video0");
     let dir = package("colour");
-    let pipeline = json!({"sources": {"camera": {"device": device}}, "sinks": {"stdout": {}}});
-    let mut command = command(env!("CARGO_BIN_EXE_vision"), dir.path(), &["serve"]);
-    command
-        .env("AIOT_PIPELINE", pipeline.to_string())
-        .env("LD_PRELOAD", &library)
-        .env("CAMERA_DEVICE", &device)
-        .env("CAMERA_RAW", "1");
-    let mut service = Service::start(command);
-    let log = service.log_until("trying again");
-    assert!(
-        log.contains("it gives `YUYV` where Motion-JPEG is wanted"),
-        "{log}"
-    );
+    for (variable, words) in [
+        ("CAMERA_RAW", "it gives `YUYV` where Motion-JPEG is wanted"),
+        (
+            "CAMERA_FRAMES",
+            "it has no frames of 640×480 pixels; of its sizes declare one: 16×16, 32×32",
+        ),
+    ] {
+        let pipeline = json!({"sources": {"camera": {"device": device}}, "sinks": {"stdout": {}}});
+        let mut command = command(env!("CARGO_BIN_EXE_vision"), dir.path(), &["serve"]);
+        command
+            .env("AIOT_PIPELINE", pipeline.to_string())
+            .env("LD_PRELOAD", &library)
+            .env("CAMERA_DEVICE", &device)
+            .env(variable, folder.path());
+        let mut service = Service::start(command);
+        let log = service.log_until("trying again");
+        assert!(log.contains(words), "{log}");
+    }
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! What the commands that talk to a hub share: flags, the connection, and how decisions are shown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use aiot_build::BuildError;
-use aiot_build::environment::{CommittedEnvironment, committed};
+use aiot_build::environment::{CommittedEnvironment, committed, layers_in_history};
 use aiot_build::paths::Paths;
 use aiot_hub::{Client, Connection, LiveHub, Options};
-use aiot_iothub::rollout::{Action, Decision, Declared, Hub, Snapshot, Step, Verdict, apply, notes};
+use aiot_iothub::UsedOf;
+use aiot_iothub::rollout::{
+    Action, Decision, Declared, Hub, Snapshot, Step, Verdict, apply, notes, our_images,
+};
 use serde_json::{Value, json};
 
 use crate::output::{Format, table};
@@ -46,6 +49,7 @@ pub struct ConnectionArguments {
 
 /// A hub, and what it shall have.
 pub struct Session {
+    paths: Paths,
     /// What is committed.
     pub declared: Declared,
     /// The hub.
@@ -108,17 +112,27 @@ impl Session {
         };
         let client = Client::new(connection, &options).map_err(BuildError::other)?;
         Ok(Session {
+            paths: paths.clone(),
             declared,
             hub: LiveHub::new(client, arguments.deployment_limit),
         })
     }
 
-    /// The hub as it is.
+    /// The hub as it is. What its deployments' images take on a device is looked up in the history of the branch.
     ///
     /// # Errors
     /// From the hub, with what to do.
     pub fn snapshot(&mut self) -> Result<Snapshot, BuildError> {
-        self.hub.snapshot().map_err(BuildError::other)
+        let snapshot = self.hub.snapshot().map_err(BuildError::other)?;
+        let environment = &self.declared.list().environment;
+        let images = our_images(environment, &snapshot.deployments);
+        let unknown = images
+            .into_iter()
+            .filter(|image| !self.declared.layers().knows(image))
+            .collect();
+        let layers = layers_in_history(&self.paths, environment, &unknown);
+        self.declared.learn(layers);
+        Ok(snapshot)
     }
 
     /// Has the hub try the conditions and metrics of what is to be created, each only once.
@@ -188,6 +202,7 @@ pub fn show(
     match format {
         Format::Text => {
             print!("{}", text(session, decision, is_done));
+            print!("{}", device_limits(session));
             for note in &notes {
                 println!("note: {note}");
             }
@@ -276,6 +291,26 @@ fn text(session: &Session, decision: &Decision, is_done: bool) -> String {
     text
 }
 
+/// How much of the limits of a device is used, for people: of each limit the target that uses most of it.
+fn device_limits(session: &Session) -> String {
+    let mut most: BTreeMap<String, (String, UsedOf)> = BTreeMap::new();
+    for (target, used) in session.declared.device_limits() {
+        for used in used {
+            let known = most.get(&used.what).map_or(0, |(_, known)| known.used);
+            if used.used >= known {
+                most.insert(used.what.clone(), (target.clone(), used));
+            }
+        }
+    }
+    let line = |(target, used): &(String, UsedOf)| {
+        format!(
+            "{}: at most {} of {} (on {target})\n",
+            used.what, used.used, used.limit
+        )
+    };
+    most.values().map(line).collect()
+}
+
 fn data(session: &Session, decision: &Decision, notes: &[String], is_done: bool) -> Value {
     let (declared, hub) = (&session.declared, session.hub.client().host());
     let steps: Vec<Value> = decision
@@ -292,7 +327,8 @@ fn data(session: &Session, decision: &Decision, notes: &[String], is_done: bool)
     let tags = decision.steps.iter().filter(is_tag).count();
     json!({
         "schema": 1, "environment": declared.list().environment, "hub": hub, "commit": declared.commit,
-        "done": is_done, "waves": { "devices": tags, "seconds": session.hub.waves_secs(tags) }, "steps": steps, "lineages": decision.lineages, "used": decision.used, "notes": notes,
+        "done": is_done, "waves": { "devices": tags, "seconds": session.hub.waves_secs(tags) }, "steps": steps, "lineages": decision.lineages,
+        "used": decision.used, "used-on-devices": BTreeMap::from_iter(declared.device_limits()), "notes": notes,
     })
 }
 

@@ -13,7 +13,7 @@ type Expected<'a> = &'a [&'a str];
 fn pairs(copy: &Copy, model: &str, reasons: Expected<'_>) -> BTreeMap<(String, String), Vec<String>> {
     let workspace = declared(&copy.root);
     let targets = workspace
-        .pairs()
+        .images()
         .filter(|(declared, _)| declared.name.as_str() == model);
     let reasons: Vec<String> = reasons
         .iter()
@@ -99,7 +99,7 @@ fn a_changed_thread_count_touches_one_target_and_compiles_nothing() {
     let (copy, _) = settled(&released);
     let workspace = declared(&copy.root);
     let target = workspace
-        .pairs()
+        .images()
         .map(|(_, target)| target)
         .find(|target| target.engine.intra_threads.is_some());
     let target = target.expect("a target with a thread count");
@@ -121,7 +121,7 @@ fn a_changed_thread_count_touches_one_target_and_compiles_nothing() {
         );
     }
     let expected = workspace
-        .pairs()
+        .images()
         .filter(|(_, other)| other.name == target.name)
         .count();
     assert_eq!(report.rebuilt().len(), expected);

@@ -38,7 +38,7 @@ pub fn images(released: &Released) -> Vec<Image> {
         .map(|(name, descriptor)| (name, descriptor.digest))
         .collect();
     let images: Vec<Image> = workspace
-        .pairs()
+        .images()
         .map(|(model, target)| {
             let name = format!("{}-{}-{}", model.name, model.version, target.name);
             let platform = &target.platform;

@@ -18,6 +18,7 @@ mod podman;
 mod push;
 mod quantize;
 mod reproducible;
+mod shadow;
 mod supply;
 mod verify;
 mod verify_images;

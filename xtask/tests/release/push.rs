@@ -56,7 +56,7 @@ fn a_registry_has_what_the_manifests_name() {
             image_names(&serde_json::from_str(&text).unwrap(), &prefix, &mut names);
         }
     }
-    assert_eq!(names.len(), workspace.pairs().count(), "{names:?}");
+    assert_eq!(names.len(), workspace.images().count(), "{names:?}");
     let inspect = |reference: &str| {
         let mut command = Command::new("skopeo");
         command.args([
@@ -75,7 +75,7 @@ fn a_registry_has_what_the_manifests_name() {
             "{name}"
         );
     }
-    for (model, target) in workspace.pairs() {
+    for (model, target) in workspace.images() {
         let digest = inspect(&format!(
             "{prefix}/{}:{}-{}",
             model.name, model.version, target.name
@@ -147,8 +147,8 @@ fn a_layout_is_pushed_and_tags_stay_where_they_are() {
 
     // A layout that another tool wrote, with the name of an image that is there.
     let workspace = declared(&copy.root);
-    let (other_model, _) = workspace.pairs().last().unwrap();
-    let mut pairs = workspace.pairs();
+    let (other_model, _) = workspace.images().last().unwrap();
+    let mut pairs = workspace.images();
     let (model, target) = pairs
         .find(|(model, target)| model.name != other_model.name && target.platform.architecture == "amd64")
         .unwrap();
@@ -195,7 +195,7 @@ fn images_are_listed_with_what_they_share() {
         .expect(0);
     let json: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
     let images = json["images"].as_array().unwrap();
-    assert_eq!(images.len(), declared(&copy.root).pairs().count());
+    assert_eq!(images.len(), declared(&copy.root).images().count());
     for image in images {
         assert!(
             !image["name"].as_str().unwrap().contains(' '),

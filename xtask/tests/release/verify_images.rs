@@ -147,7 +147,7 @@ fn environments_take_signed_images_only_and_images_are_verified() {
 
     release(&["--push", &prefix, "--sign-key", &trusted]).expect(0);
     let good = verdicts(&copy, &["--environment", "local", "--rebuild"], 0);
-    assert_eq!(good.len(), declared(&copy.root).pairs().count());
+    assert_eq!(good.len(), declared(&copy.root).images().count());
     for question in [
         "digests",
         "bill-of-materials",
@@ -258,7 +258,7 @@ fn statements_made_after_a_push_are_attached_by_pushing_again() {
         let sum = |field: &str| rows.iter().map(|row| row[field].as_u64().unwrap()).sum::<u64>();
         (sum("artifacts-sent"), sum("manifests-sent"), sum("blobs-sent"))
     };
-    let count = declared(&copy.root).pairs().count() as u64;
+    let count = declared(&copy.root).images().count() as u64;
     let release = |more: &[&str]| {
         let mut arguments = vec!["release", "--locked", "--offline"];
         arguments.extend(more);

@@ -19,7 +19,7 @@ use crate::limits::UsedOf;
 use crate::render::{Deployment, DeploymentKind, FIRST_LAYER_PRIORITY};
 use crate::ring::Ring;
 use metrics::metrics;
-pub use verdict::{Decision, Intent, LineageReport, Refusal, Verdict};
+pub use verdict::{Decision, Intent, LineageReport, Preflight, Refusal, Verdict};
 
 /// Decides the next steps.
 ///
@@ -147,6 +147,9 @@ impl<'a> Run<'a> {
             id: deployment.id.clone(),
             ring: None,
             tally: Tally::default(),
+            preflight: self
+                .preflight(deployment)
+                .filter(|_| !deployment.modules.is_empty()),
             verdict: Verdict::Finished,
         };
         self.tidy(deployment, &lineage);

@@ -9,8 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::condition::Condition;
+use super::labels::ENVIRONMENT;
+use super::state::HubDeployment;
+use crate::condition::{Condition, overlap};
+use crate::layers::{LAYERS_FILE, LayerBook};
+use crate::limits::{self, UsedOf};
 use crate::manifest::DESIRED;
+use crate::merge::merge;
 use crate::render::{DEPLOYMENTS_FORMAT_VERSION, Deployment, DeploymentKind, DeploymentList};
 
 /// What follows each other on the same devices.
@@ -49,6 +54,7 @@ pub struct Declared {
     list: DeploymentList,
     contents: BTreeMap<String, Arc<Value>>,
     conditions: BTreeMap<String, Vec<Condition>>,
+    layers: LayerBook,
     /// Grows with each commit of the branch that is deployed. A checkout with a smaller number than the hub has seen
     /// is out of date and must not undo what a newer one did.
     pub sequence: u64,
@@ -134,6 +140,9 @@ impl Declared {
             list,
             contents,
             conditions,
+            layers: content(LAYERS_FILE)
+                .and_then(|bytes| LayerBook::parse(&bytes))
+                .unwrap_or_default(),
             sequence,
             commit: commit.to_owned(),
         })
@@ -142,6 +151,52 @@ impl Declared {
     /// Everything but the contents; deployments by target, bases first.
     pub fn list(&self) -> &DeploymentList {
         &self.list
+    }
+
+    /// The layers of the declared images, and of those that [`Declared::learn`] told of.
+    pub fn layers(&self) -> &LayerBook {
+        &self.layers
+    }
+
+    /// Takes up what earlier releases knew of images that devices may still have.
+    pub fn learn(&mut self, layers: LayerBook) {
+        self.layers.merge(layers);
+    }
+
+    /// How much of each limit of a device its declared deployments take, by target: where it matches all conditions
+    /// that can be true together.
+    pub fn device_limits(&self) -> Vec<(String, Vec<UsedOf>)> {
+        let mut by_target: BTreeMap<&str, Vec<&Deployment>> = BTreeMap::new();
+        for deployment in &self.list.deployments {
+            by_target.entry(&deployment.target).or_default().push(deployment);
+        }
+        let used = |deployments: Vec<&Deployment>| {
+            let (bases, layers): (Vec<_>, Vec<_>) = deployments
+                .into_iter()
+                .partition(|deployment| deployment.kind == DeploymentKind::Base);
+            let content = |deployment: &Deployment| self.contents[&deployment.id].as_ref();
+            let conditions: Vec<Condition> = layers
+                .iter()
+                .filter_map(|layer| layer.devices.parse().ok())
+                .collect();
+            let mut used = Vec::new();
+            // Conditions were parsed when the list was read; one for each layer.
+            for group in overlap::groups(&conditions) {
+                let layers: Vec<_> = group
+                    .iter()
+                    .map(|&index| (layers[index].priority, content(layers[index])))
+                    .collect();
+                let merged = bases.first().and_then(|base| merge(content(base), &layers).ok());
+                if let Some(merged) = merged {
+                    limits::take_most(&mut used, limits::check_device("", &merged, &mut Vec::new()));
+                }
+            }
+            used
+        };
+        by_target
+            .into_iter()
+            .map(|(target, deployments)| (target.to_owned(), used(deployments)))
+            .collect()
     }
 
     /// Content of a declared deployment.
@@ -211,6 +266,26 @@ pub fn images(content: &Value) -> BTreeMap<String, String> {
         }
     }
     images
+}
+
+/// Digests of the images that a content asks for, of those that are named by digest.
+pub fn image_digests(content: &Value) -> Vec<Digest> {
+    let digest = |image: String| image.rsplit_once('@')?.1.parse().ok();
+    images(content).into_values().filter_map(digest).collect()
+}
+
+/// Digests of all images that an environment's deployments on a hub ask for.
+pub fn our_images(environment: &str, deployments: &[HubDeployment]) -> BTreeSet<Digest> {
+    deployments
+        .iter()
+        .filter(|deployment| {
+            deployment
+                .labels
+                .get(ENVIRONMENT)
+                .is_some_and(|of| of == environment)
+        })
+        .flat_map(|deployment| image_digests(&deployment.content))
+        .collect()
 }
 
 /// Whether `old` sets something on a device that `new` above it does not set again: it would stay there as long as

@@ -38,8 +38,8 @@ pub mod way_back;
 mod working;
 
 pub use apply::{ApplyError, Hub, HubError, HubErrorKind, WaveTag, apply};
-pub use decide::{Decision, Intent, LineageReport, Refusal, Verdict, decide};
-pub use declared::{Declared, DeclaredError, Lineage};
+pub use decide::{Decision, Intent, LineageReport, Preflight, Refusal, Verdict, decide};
+pub use declared::{Declared, DeclaredError, Lineage, our_images};
 pub use explain::{Explainer, Explanation, Readable, effective, explain};
 pub use health::{Standing, Tally};
 pub use labels::Place;

@@ -55,6 +55,7 @@ pub fn rollback(
             id: newest.deployment.id.clone(),
             ring: Some(newest.place.ring.clone()),
             tally: Tally::default(),
+            preflight: None,
             verdict,
         };
         if let Some(reason) = &newest.place.rolled_back {

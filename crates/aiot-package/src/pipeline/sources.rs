@@ -81,7 +81,7 @@ pub struct CameraSource {
     /// Absolute path of the device in the container; create options must pass it in.
     #[serde(default = "default_device")]
     pub device: String,
-    /// Width of the frames in pixels, 16 to 8192; the camera takes the nearest that it has.
+    /// Width of the frames in pixels, 16 to 8192; the camera must have frames of that size.
     #[serde(default = "default_width")]
     pub width: u32,
     /// Height of the frames in pixels, 16 to 8192.

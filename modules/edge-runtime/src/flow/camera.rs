@@ -10,9 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aiot_package::CameraSource;
-use linuxvideo::Device;
-use linuxvideo::format::{PixFormat, PixelFormat};
-use linuxvideo::stream::ReadStream;
+use rscam::{Camera, Config, IntervalInfo, ResolutionInfo};
 use tokio::sync::watch;
 
 use super::Origin;
@@ -21,6 +19,8 @@ use crate::link::{Backoff, Stop, stopped_within};
 use crate::log;
 use crate::serve::Service;
 use tables::TABLES;
+
+const FORMAT: &[u8; 4] = b"MJPG";
 
 /// A camera that gives no frame for so long is told.
 const STALLED: Duration = Duration::from_secs(10);
@@ -31,25 +31,17 @@ type Latest = Result<Option<Arc<[u8]>>, String>;
 pub(crate) async fn watch(service: Arc<Service>, source: CameraSource, stop: Stop) {
     let mut backoff = Backoff::new();
     loop {
-        let opened = tokio::task::spawn_blocking({
-            let source = source.clone();
-            move || open(&source)
-        })
-        .await;
-        let ended = match opened {
-            Ok(Ok((stream, size))) => {
-                log::info(&format!("camera `{}`: {size} pixels", source.device));
-                backoff = Backoff::new();
-                match frames(stream) {
-                    Ok(latest) => run(&service, &source, latest, &stop).await,
-                    Err(error) => Some(format!("its thread does not start: {error}")),
-                }
-            }
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
+        let started = Instant::now();
+        let ended = match frames(source.clone()) {
+            Ok(latest) => run(&service, &source, latest, &stop).await,
+            Err(error) => Some(format!("its thread does not start: {error}")),
         };
         let Some(why) = ended else { return };
         log::error(&format!("camera `{}`, trying again: {why}", source.device));
+        if started.elapsed() > STALLED {
+            // It ran well: what ended it is new.
+            backoff = Backoff::new();
+        }
         if stopped_within(&stop, backoff.next_pause()).await {
             return;
         }
@@ -104,33 +96,24 @@ async fn run(
     }
 }
 
-/// Opens the camera and starts its stream; with the size of its frames in words.
-fn open(source: &CameraSource) -> io::Result<(ReadStream, String)> {
-    let device = Device::open(&source.device)?;
-    let wanted = PixFormat::new(source.width, source.height, PixelFormat::MJPG);
-    let capture = device.video_capture(wanted)?;
-    let format = capture.format();
-    let given = format.pixel_format();
-    if given != PixelFormat::MJPG && given != PixelFormat::JPEG {
-        return Err(io::Error::other(format!(
-            "it gives `{given}` where Motion-JPEG is wanted: take a camera that compresses, or put pictures into a \
-             folder (`sources.directory`)"
-        )));
-    }
-    let size = format!("{}×{}", format.width(), format.height());
-    Ok((capture.into_stream()?, size))
-}
-
-/// Reads frames on a thread of its own, until nobody wants them or the camera ends.
-fn frames(mut stream: ReadStream) -> io::Result<watch::Receiver<Latest>> {
+/// Opens the camera and reads its frames on a thread of its own, until nobody wants them or it ends.
+fn frames(source: CameraSource) -> io::Result<watch::Receiver<Latest>> {
     let (sender, receiver) = watch::channel(Ok(None));
     thread::Builder::new().name("camera".to_owned()).spawn(move || {
+        let camera = match open(&source) {
+            Ok(camera) => camera,
+            Err(why) => {
+                let _ = sender.send(Err(why));
+                return;
+            }
+        };
+        log::info(&format!(
+            "camera `{}`: {}×{} pixels",
+            source.device, source.width, source.height
+        ));
         loop {
-            // A frame that the driver calls damaged is no input.
-            let frame = stream.dequeue(|view| Ok((!view.is_error()).then(|| whole(&view))));
-            let news = match frame {
-                Ok(None) => continue,
-                Ok(Some(frame)) => Ok(Some(frame)),
+            let news = match camera.capture() {
+                Ok(frame) => Ok(Some(whole(&frame))),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error.to_string()),
             };
@@ -141,6 +124,54 @@ fn frames(mut stream: ReadStream) -> io::Result<watch::Receiver<Latest>> {
         }
     })?;
     Ok(receiver)
+}
+
+/// Opens the camera and starts its stream, as fast as it gives frames of the declared size.
+fn open(source: &CameraSource) -> Result<Camera, String> {
+    let text = |error: io::Error| error.to_string();
+    let mut camera = Camera::new(&source.device).map_err(text)?;
+    let formats: Vec<_> = camera.formats().filter_map(Result::ok).collect();
+    if !formats.iter().any(|format| &format.format == FORMAT) {
+        let given: Vec<_> = formats
+            .iter()
+            .map(|format| String::from_utf8_lossy(&format.format))
+            .collect();
+        return Err(format!(
+            "it gives `{}` where Motion-JPEG is wanted: take a camera that compresses, or put pictures into a folder \
+             (`sources.directory`)",
+            given.join("`, `")
+        ));
+    }
+    let size = (source.width, source.height);
+    if let Ok(ResolutionInfo::Discretes(sizes)) = camera.resolutions(FORMAT)
+        && !sizes.contains(&size)
+    {
+        let sizes: Vec<String> = sizes
+            .iter()
+            .map(|(width, height)| format!("{width}×{height}"))
+            .collect();
+        return Err(format!(
+            "it has no frames of {}×{} pixels; of its sizes declare one: {}",
+            source.width,
+            source.height,
+            sizes.join(", ")
+        ));
+    }
+    let interval = match camera.intervals(FORMAT, size) {
+        Ok(IntervalInfo::Discretes(all)) => all
+            .into_iter()
+            .min_by(|a, b| (u64::from(a.0) * u64::from(b.1)).cmp(&(u64::from(b.0) * u64::from(a.1)))),
+        Ok(IntervalInfo::Stepwise { min, .. }) => Some(min),
+        Err(_) => None,
+    };
+    let config = Config {
+        interval: interval.unwrap_or((1, 30)),
+        resolution: size,
+        format: FORMAT,
+        ..Config::default()
+    };
+    camera.start(&config).map_err(|error| error.to_string())?;
+    Ok(camera)
 }
 
 /// The frame as a JPEG file: with the Huffman tables, if the camera left them out. What is no JPEG stays as it is.

@@ -75,6 +75,33 @@ static int answer(unsigned long request, void *argument) {
 		capability->device_caps = V4L2_CAP_VIDEO_CAPTURE | V4L2_CAP_STREAMING;
 		return 0;
 	}
+	case VIDIOC_ENUM_FMT: {
+		struct v4l2_fmtdesc *format = argument;
+		if (format->index > 0 || format->type != V4L2_BUF_TYPE_VIDEO_CAPTURE) return fail(EINVAL);
+		format->pixelformat = getenv("CAMERA_RAW") ? V4L2_PIX_FMT_YUYV : V4L2_PIX_FMT_MJPEG;
+		return 0;
+	}
+	case VIDIOC_ENUM_FRAMESIZES: {
+		struct v4l2_frmsizeenum *size = argument;
+		if (size->index > 1) return fail(EINVAL);
+		size->type = V4L2_FRMSIZE_TYPE_DISCRETE;
+		size->discrete.width = size->discrete.height = size->index ? 32 : 16;
+		return 0;
+	}
+	case VIDIOC_ENUM_FRAMEINTERVALS: {
+		struct v4l2_frmivalenum *interval = argument;
+		if (interval->index > 1) return fail(EINVAL);
+		interval->type = V4L2_FRMIVAL_TYPE_DISCRETE;
+		interval->discrete.numerator = 1;
+		interval->discrete.denominator = interval->index ? 100 : 5;
+		return 0;
+	}
+	case VIDIOC_S_PARM: {
+		struct v4l2_streamparm *wanted = argument;
+		struct v4l2_fract *interval = &wanted->parm.capture.timeperframe;
+		/* The fastest that it has is asked for. */
+		return interval->numerator == 1 && interval->denominator == 100 ? 0 : fail(EINVAL);
+	}
 	case VIDIOC_S_FMT: {
 		struct v4l2_format *format = argument;
 		if (format->type != V4L2_BUF_TYPE_VIDEO_CAPTURE) return fail(EINVAL);

@@ -1,10 +1,13 @@
 //! What forbids or delays a step: approval, quiet hours, the runtime's turn, room on the disk.
 
-use super::super::declared::Lineage;
+use std::collections::BTreeSet;
+
+use super::super::declared::{Lineage, image_digests};
 use super::super::labels::Place;
 use super::super::working::Ours;
+use super::verdict::Preflight;
 use super::{Run, Verdict};
-use crate::render::{Deployment, DeploymentKind};
+use crate::render::{Deployment, DeploymentKind, TargetFacts};
 use crate::ring::Ring;
 
 impl Run<'_> {
@@ -64,24 +67,25 @@ impl Run<'_> {
 
     /// Old and new images must fit together: the agent pulls all before it removes one.
     pub(super) fn fits_on_disk(&self, deployment: &Deployment, place: &Place) -> Result<(), Verdict> {
-        let facts = self
-            .working
-            .declared
-            .list()
-            .targets
-            .iter()
-            .find(|target| target.name == deployment.target);
-        let Some(disk_bytes) = facts.and_then(|facts| facts.disk_bytes) else {
+        let Some(disk_bytes) = self.facts(deployment).and_then(|facts| facts.disk_bytes) else {
             return Ok(());
         };
         let old = self.working.ours.get(&place.lineage).and_then(|list| list.last());
-        let both = place
-            .size_bytes
-            .saturating_add(old.map_or(0, |old| old.place.size_bytes));
-        if both > disk_bytes {
+        // Without knowledge of layers, what is on the wire is the least that is on the disk.
+        let (both_bytes, unpacked) = match self
+            .preflight(deployment)
+            .and_then(|preflight| preflight.disk_bytes)
+        {
+            Some(bytes) => (bytes, " unpacked"),
+            None => {
+                let old_bytes = old.map_or(0, |old| old.place.size_bytes);
+                (place.size_bytes.saturating_add(old_bytes), "")
+            }
+        };
+        if both_bytes > disk_bytes {
             let problem = format!(
-                "old and new images are {} MiB, and the devices have {} MiB for them: they must fit together",
-                both >> 20,
+                "old and new images are {} MiB{unpacked}, and the devices have {} MiB for them: they must fit together",
+                both_bytes >> 20,
                 disk_bytes >> 20
             );
             return Err(Verdict::Refused(problem));
@@ -89,26 +93,80 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What a device without any of the images downloads, and how long that takes.
-    pub(super) fn download(&self, deployment: &Deployment) -> String {
-        let bytes: u64 = deployment.modules.iter().map(|module| module.size_bytes).sum();
-        let facts = self
+    /// What a deployment takes from its devices; `None` of a base, and where the layers of the images are
+    /// not known.
+    pub(super) fn preflight(&self, deployment: &Deployment) -> Option<Preflight> {
+        let book = self.working.declared.layers();
+        if deployment.modules.is_empty() {
+            return None;
+        }
+        let new = book.of(deployment.modules.iter().map(|module| &module.image_digest))?;
+        // Of the devices' other images, the highest of each lineage: those run there, or soon will. The runtime's are not
+        // ours.
+        let others = self
             .working
-            .declared
-            .list()
-            .targets
+            .ours
             .iter()
-            .find(|target| target.name == deployment.target);
-        match facts
+            .filter(|(lineage, _)| lineage.target == deployment.target && !lineage.is_base())
+            .filter_map(|(_, list)| list.last())
+            .filter(|entry| entry.deployment.id != deployment.id);
+        let (mut known, mut all_known) = (BTreeSet::new(), true);
+        for image in others.flat_map(|entry| image_digests(&entry.deployment.content)) {
+            match book.of([&image]) {
+                Some(layers) => known.extend(layers),
+                None => all_known = false,
+            }
+        }
+        let link = self.facts(deployment).and_then(|facts| facts.link_kbit_per_s);
+        let minutes = |bytes: u64| {
+            let speed = link.filter(|speed| *speed > 0)?;
+            Some((bytes.saturating_mul(8) / 1000 / speed).div_ceil(60))
+        };
+        let (whole_bytes, missing_bytes) = (
+            book.compressed_bytes(&new),
+            book.compressed_bytes(new.difference(&known)),
+        );
+        Some(Preflight {
+            fetch_bytes: missing_bytes,
+            fetch_minutes: minutes(missing_bytes),
+            whole_bytes,
+            whole_minutes: minutes(whole_bytes),
+            disk_bytes: book.unpacked_bytes(new.union(&known)).filter(|_| all_known),
+        })
+    }
+
+    fn facts(&self, deployment: &Deployment) -> Option<&TargetFacts> {
+        let targets = &self.working.declared.list().targets;
+        targets.iter().find(|target| target.name == deployment.target)
+    }
+
+    /// What a device downloads, and how long that takes.
+    pub(super) fn download(&self, deployment: &Deployment) -> String {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        if let Some(preflight) = self.preflight(deployment) {
+            let takes = |bytes: u64, minutes: Option<u64>| match minutes {
+                Some(minutes) => format!("{} MiB or {minutes} min", mib(bytes)),
+                None => format!("{} MiB", mib(bytes)),
+            };
+            let whole = takes(preflight.whole_bytes, preflight.whole_minutes);
+            return if preflight.fetch_bytes == preflight.whole_bytes {
+                format!(", {whole} per device")
+            } else {
+                format!(
+                    ", {} per device with the images before, {whole} without",
+                    takes(preflight.fetch_bytes, preflight.fetch_minutes)
+                )
+            };
+        }
+        let bytes: u64 = deployment.modules.iter().map(|module| module.size_bytes).sum();
+        match self
+            .facts(deployment)
             .and_then(|facts| facts.link_kbit_per_s)
             .filter(|speed| *speed > 0 && bytes > 0)
         {
             Some(speed) => {
                 let minutes = (bytes.saturating_mul(8) / 1000 / speed).div_ceil(60);
-                format!(
-                    ", at most {} MiB or {minutes} minutes per device",
-                    bytes.div_ceil(1 << 20)
-                )
+                format!(", at most {} MiB or {minutes} minutes per device", mib(bytes))
             }
             None => String::new(),
         }

@@ -40,8 +40,26 @@ pub struct LineageReport {
     pub ring: Option<String>,
     /// Its devices.
     pub tally: Tally,
+    /// What it takes from a device that does not have it; none: the layers of its images are not known here.
+    pub preflight: Option<Preflight>,
     /// What follows.
     pub verdict: Verdict,
+}
+
+/// What a deployment takes from a device, from the layers of its images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Preflight {
+    /// What a device fetches that has the images of the deployments before and beside it.
+    pub fetch_bytes: u64,
+    /// How long that takes over the target's declared link.
+    pub fetch_minutes: Option<u64>,
+    /// What a device without any image fetches.
+    pub whole_bytes: u64,
+    /// How long that takes.
+    pub whole_minutes: Option<u64>,
+    /// Old and new images together on the disk, unpacked; none: not all of these are known.
+    pub disk_bytes: Option<u64>,
 }
 
 /// What follows for a lineage.
