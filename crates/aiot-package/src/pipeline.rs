@@ -229,6 +229,7 @@ mod tests {
             url: "https://x".into(),
             authorities: None,
             authorization_variable: None,
+            timeout_s: 0,
         });
         pipeline.queue = QueueSpec {
             directory: Some("q".into()),
@@ -259,6 +260,7 @@ mod tests {
             "`certificate`",
             "`password-variable`",
             "sinks.webhook.authorities",
+            "sinks.webhook.timeout-s",
             "queue.directory",
             "queue.max-mib",
             "capture.directory",

@@ -8,6 +8,7 @@ mod common;
 mod base_image;
 mod changes;
 mod crashes;
+mod dropped;
 mod emulation;
 mod errors;
 mod fleet;

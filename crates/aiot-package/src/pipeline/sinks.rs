@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::is_plain;
 use crate::endpoint::Endpoint;
 
+/// Seconds that a webhook may take.
+const TIMEOUT_S: std::ops::RangeInclusive<u16> = 1..=600;
+
 /// Where predictions go; several at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -96,6 +99,13 @@ pub struct WebhookSink {
     /// Name of the environment variable with the value of the `Authorization` header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization_variable: Option<String>,
+    /// Seconds that the server may take for one message, 1 to 600; then it is sent again.
+    #[serde(default = "default_timeout_s")]
+    pub timeout_s: u16,
+}
+
+fn default_timeout_s() -> u16 {
+    30
 }
 
 /// `stdout` of the sinks.
@@ -145,6 +155,12 @@ impl Sinks {
                 ),
                 Err(error) => check(false, format!("sinks.webhook.url: {error}")),
             }
+            let message = format!(
+                "sinks.webhook.timeout-s: from {} to {}",
+                TIMEOUT_S.start(),
+                TIMEOUT_S.end()
+            );
+            check(TIMEOUT_S.contains(&sink.timeout_s), message);
         }
     }
 }

@@ -19,14 +19,13 @@ use crate::link::{Backoff, LinkState, Message, Stop, http, stopped_within, tls};
 use crate::log;
 use crate::outbox::Outbox;
 
-/// How long the server may take for one message.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
 /// The server and what it wants to see.
 pub(crate) struct Webhook {
     url: Endpoint,
     connector: Option<TlsConnector>,
     authorization: Option<String>,
+    /// How long the server may take for one message.
+    timeout: Duration,
 }
 
 impl Webhook {
@@ -46,6 +45,7 @@ impl Webhook {
             url,
             connector,
             authorization,
+            timeout: Duration::from_secs(sink.timeout_s.into()),
         })
     }
 
@@ -81,9 +81,9 @@ impl Webhook {
             };
             Ok(status)
         };
-        tokio::time::timeout(TIMEOUT, sent)
+        tokio::time::timeout(self.timeout, sent)
             .await
-            .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", self.timeout.as_secs())))
     }
 }
 

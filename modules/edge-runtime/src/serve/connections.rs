@@ -1,7 +1,7 @@
 //! HTTP connections with bounds: how many, how long a client may be silent, how much is buffered.
 //!
-//! A client that dribbles its header, or keeps a connection open without asking, is closed after the limit of time; a
-//! body has limits of its own (`answer`). What is not limited is how slowly a client takes its answer.
+//! A client that dribbles its header, keeps a connection open without asking, or takes nothing of its answer is closed
+//! after the limit of time; a body has limits of its own (`answer`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 
 use crate::link::Stop;
 
@@ -50,7 +51,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, timeout: Durati
         };
         // Small answers must not wait for acknowledgements of earlier ones.
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(timeout));
+        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             // A client that breaks off has its reasons.
