@@ -26,6 +26,8 @@ struct Shared {
     requests: Mutex<Vec<SignRequest>>,
     /// Connections that are still closed without an answer.
     closing: AtomicU32,
+    /// Answers that still break off in the middle.
+    cutting: AtomicU32,
     stopped: AtomicBool,
 }
 
@@ -76,6 +78,11 @@ impl Workload {
     /// Closes the next connections without an answer, as the daemon does when it has too many.
     pub fn close_next(&self, connections: u32) {
         self.shared.closing.store(connections, SeqCst);
+    }
+
+    /// Breaks the next answers off in the middle.
+    pub fn cut_next(&self, answers: u32) {
+        self.shared.cutting.store(answers, SeqCst);
     }
 
     /// All requests for signatures.
@@ -144,12 +151,15 @@ fn answer(stream: UnixStream, trust: &str, shared: &Shared) -> std::io::Result<(
     } else {
         ("404 Not Found", "{\"message\":\"no such route\"}".to_owned())
     };
-    let mut stream = reader.into_inner();
-    write!(
-        stream,
+    let whole = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}",
         answer.len()
-    )
+    );
+    let cuts = shared
+        .cutting
+        .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+    let end = whole.len() - if cuts.is_ok() { answer.len() / 2 } else { 0 };
+    reader.into_inner().write_all(&whole.as_bytes()[..end])
 }
 
 /// HMAC-SHA256 with [`KEY`], which is shorter than a block.

@@ -146,6 +146,22 @@ impl Service {
         request(&self.metrics, "GET", "/metrics", b"").1
     }
 
+    /// Memory that the service had at most so far, KiB.
+    pub fn peak_resident_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    /// Memory that the service has now, KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    fn status_kib(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
         let id = self.child.id().to_string();
