@@ -146,12 +146,6 @@ impl PackageError {
     pub fn retry_may_help(&self) -> bool {
         matches!(self, PackageError::Gone { attempts, .. } if attempts.iter().any(may_help))
     }
-
-    /// Whether every source answered that it does not have the package.
-    pub fn is_dropped(&self) -> bool {
-        let gone = |attempt: &Attempt| attempt.outcome == FetchError::NotFound;
-        matches!(self, PackageError::Gone { attempts, .. } if attempts.iter().all(gone))
-    }
 }
 
 fn may_help(attempt: &Attempt) -> bool {

@@ -8,7 +8,6 @@ mod common;
 mod base_image;
 mod changes;
 mod crashes;
-mod dropped;
 mod emulation;
 mod errors;
 mod fleet;

@@ -40,6 +40,43 @@ fn image(plant: &Plant, model: &str, target: &str) -> String {
 }
 
 #[test]
+fn a_plan_says_what_devices_fetch() {
+    if !have(&["git"]) {
+        return;
+    }
+    let plant = Plant::new(30);
+    plant.write_layers();
+    let first = plant.xtask(&["deploy", "plan"]).expect(2).stdout;
+    assert!(
+        first.contains("modules, system modules included: at most"),
+        "{first}"
+    );
+    plant.advance_to_the_end();
+    plant.new_image("delivery-digits", "2");
+    // Nothing is known of the new images yet.
+    let unknown = plant.xtask(&["deploy", "plan"]).expect(2).stdout;
+    assert!(unknown.contains(", at most "), "{unknown}");
+    plant.write_layers();
+    // Those before stand in the history.
+    let known = plant.xtask(&["deploy", "plan"]).expect(2).stdout;
+    assert!(known.contains(" per device with the images before, "), "{known}");
+    let data = plant
+        .xtask(&["deploy", "plan", "--format", "json"])
+        .expect(2)
+        .stdout;
+    let data: Value = serde_json::from_str(&data).unwrap();
+    let lineages = data["lineages"].as_array().unwrap();
+    let changed = lineages
+        .iter()
+        .find(|one| one["verdict"]["acts"].is_string() && one["preflight"].is_object())
+        .unwrap_or_else(|| panic!("{data:#}"));
+    assert_eq!(changed["preflight"]["fetch-bytes"], 10 << 20, "{changed:#}");
+    let images = changed["preflight"]["whole-bytes"].as_u64().unwrap() - (40 << 20);
+    assert_eq!(images % (10 << 20), 0, "{changed:#}");
+    assert!(data["used-on-devices"].as_object().unwrap().len() > 1, "{data:#}");
+}
+
+#[test]
 fn from_a_plan_through_the_rings() {
     if !have(&["git"]) {
         return;

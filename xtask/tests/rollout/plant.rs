@@ -10,6 +10,7 @@ use aiot_build::paths::Paths;
 use aiot_hubsim::{Server, Service, population};
 use aiot_iothub::rollout::Declared;
 use aiot_iothub::rollout::declared::images;
+use aiot_iothub::{LayerBook, LayerSize};
 use aiot_package::Digest;
 use aiot_testkit::tools::{Ended, run};
 use serde_json::Value;
@@ -136,6 +137,29 @@ impl Plant {
         }
         let list = serde_json::to_vec_pretty(&list).unwrap();
         fs::write(list_path, list).unwrap();
+        commit(&self.root());
+    }
+
+    /// A commit of what a release says of the declared images' layers, and of no others: each has one of its own, of
+    /// 10 MiB, on one of 40 MiB that all share.
+    pub fn write_layers(&self) {
+        let size = |mib: u64| LayerSize {
+            compressed_bytes: mib << 20,
+            unpacked_bytes: Some(mib << 21),
+        };
+        let mut book = LayerBook::default();
+        for module in self
+            .declared()
+            .list()
+            .deployments
+            .iter()
+            .flat_map(|one| &one.modules)
+        {
+            let image = module.image_digest;
+            let own = Digest::of(format!("layer of {image}").as_bytes());
+            book.add(image, [(Digest::of(b"shared"), size(40)), (own, size(10))]);
+        }
+        fs::write(self.root().join("deployments/prod/layers.json"), book.to_bytes()).unwrap();
         commit(&self.root());
     }
 

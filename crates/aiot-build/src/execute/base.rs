@@ -11,7 +11,6 @@ use aiot_plan::workspace::Platform;
 use aiot_toolchain::wheels;
 
 use super::Task;
-use super::earlier::Wanted;
 use super::image::{codec, layer_output};
 use crate::error::BuildError;
 use crate::lockfile::mirror;
@@ -68,21 +67,7 @@ impl Task<'_> {
         let architecture = architecture_word
             .parse()
             .map_err(|error: String| self.fail(error))?;
-        let tree = match self.unpack(packages) {
-            Ok(tree) => tree,
-            Err((error, false)) => return Err(error),
-            Err((error, true)) => {
-                let wanted = Wanted {
-                    architecture: architecture_word,
-                    packages,
-                    engine_library,
-                    compression,
-                };
-                return self
-                    .base_of_earlier_release(&wanted)
-                    .map_err(|why| self.nowhere(&error, &why));
-            }
-        };
+        let tree = self.unpack(packages)?;
         let runtime: Vec<String> = RUNTIME_LIBRARIES.map(str::to_owned).to_vec();
         let files =
             aiot_debian::runtime_files(&tree, architecture, &runtime).map_err(|error| self.fail(error))?;
@@ -136,8 +121,7 @@ impl Task<'_> {
         Ok(())
     }
 
-    /// An error says whether all sources answered, and have a package no more.
-    fn unpack(&self, packages: &[LockedPackage]) -> Result<FileTree, (BuildError, bool)> {
+    fn unpack(&self, packages: &[LockedPackage]) -> Result<FileTree, BuildError> {
         let mut tree = FileTree::new();
         // Asked for only when something must be fetched: a full store needs no mirror.
         let mirror = match self.context.network {
@@ -162,19 +146,17 @@ impl Task<'_> {
         };
         for package in packages {
             let fetched = aiot_debian::fetch_package(package, &sources).map_err(|error| {
-                let is_dropped = mirror.is_some() && error.is_dropped();
                 // Without a mirror that is what the user must hear.
-                let error = match (
+                match (
                     self.context.network,
                     crate::lockfile::mirror(self.context.workspace),
                 ) {
                     (Some(_), Err(no_mirror)) => self.fail(format!("{error}\n{no_mirror}")),
                     _ => self.fail(error),
-                };
-                (error, is_dropped)
+                }
             })?;
             tree.add_package(package, &fetched.bytes)
-                .map_err(|error| (self.fail(error), false))?;
+                .map_err(|error| self.fail(error))?;
         }
         Ok(tree)
     }

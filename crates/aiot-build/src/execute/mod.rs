@@ -6,7 +6,6 @@
 mod base;
 mod compile;
 mod contents;
-mod earlier;
 mod image;
 mod measure;
 mod quantize;
