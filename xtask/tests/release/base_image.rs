@@ -80,6 +80,7 @@ struct OnBase {
     image: Image,
     base: Descriptor,
     ended: Ended,
+    registry: Registry,
 }
 
 /// Makes a base image, brings it to a registry, declares the engine in it at `library`, and releases; `None` = skipped.
@@ -109,6 +110,7 @@ fn release_on_base(alter: impl FnOnce(&mut ImageSpec), library: &str) -> Option<
         image,
         base,
         ended,
+        registry,
     })
 }
 
@@ -135,6 +137,7 @@ fn the_engine_can_come_from_the_base_image() {
         image,
         base,
         ended,
+        registry,
     } = found;
     let report = Report::of(ended);
     let digest: Digest = report.digests()[&(image.model.name.to_string(), image.target.clone())]
@@ -163,6 +166,24 @@ fn the_engine_can_come_from_the_base_image() {
         "{:?}",
         device.config.config.env
     );
+
+    // Pushed to the registry that the base came from: its layers are there already.
+    let prefix = format!("{}/aiot", registry.address);
+    let mut command = copy.command(XTASK, &["release", "--push", &prefix, "--format", "json"]);
+    let pushed = run(command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1")).expect(0);
+    let pushed: serde_json::Value = serde_json::from_str(&pushed.stdout).unwrap();
+    let rows = pushed["pushed"].as_array().unwrap();
+    let mounted: u64 = rows
+        .iter()
+        .filter(|row| row["digest"] == digest.to_string())
+        .map(|row| row["blobs-mounted"].as_u64().unwrap())
+        .sum();
+    assert!(mounted >= base_layers.len() as u64, "{rows:?}");
+    // The layer that only the base image has.
+    let vendor = &base_layers[2].digest;
+    let links = copy.beside().join("registry/docker/registry/v2/repositories");
+    let link = format!("aiot/{}/_layers/sha256/{}/link", image.model.name, vendor.hex());
+    assert!(links.join(link).is_file());
 }
 
 #[test]
