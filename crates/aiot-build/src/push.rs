@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use aiot_oci::{
-    Artifact, Descriptor, Digest, PlannedBlobs, PushReceipt, Reference, RegistryClient, Repository, Store,
-    image,
+    Artifact, Descriptor, Digest, Places, PlannedBlobs, PushReceipt, Reference, RegistryClient, Repository,
+    Store, image,
 };
 use serde::Serialize;
 
@@ -50,6 +50,8 @@ pub struct PushSettings<'a> {
     pub dry_run: bool,
     /// File with what is known of registries, see [`crate::paths::Paths::registries`]; `None` keeps nothing.
     pub habits: Option<&'a Path>,
+    /// Where layers of base images were pulled from: in the same registry they are mounted, not sent.
+    pub bases: Option<&'a Places>,
 }
 
 /// What became, or would become, of one item.
@@ -264,6 +266,9 @@ fn push_with(
         known.write()?;
         report.rows = rows.into_iter().flatten().collect();
         return Ok(report);
+    }
+    if let Some(bases) = settings.bases {
+        client.hint_places(bases);
     }
     let places = places::KnownPlaces::read(settings.habits, client);
     let mut before = Before {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aiot_oci::{
-    ClientOptions, Credentials, Descriptor, MediaType, PullLayers, Reference, RegistryClient, Store,
+    ClientOptions, Credentials, Descriptor, MediaType, Places, PullLayers, Reference, RegistryClient, Store,
 };
-use aiot_plan::action::Output;
+use aiot_plan::action::{Action, Output};
+use aiot_plan::plan::Plan;
 use aiot_plan::workspace::Platform;
 use serde::de::DeserializeOwned;
 
@@ -58,7 +59,14 @@ pub(crate) fn write_habits(path: &Path, habits: &BTreeMap<String, u64>) -> Resul
     Ok(())
 }
 
+/// The outputs of [`pull_base`] that are layers begin like this.
+const LAYER_OUTPUT: &str = "layer-";
+
 /// Pulls an image to build on: manifest, config and layers, as an action's outputs.
+///
+/// The layers, too: whether a program finds its loader and libraries, and what an image takes on a device, is known
+/// only from what is in them. They are fetched once and stay in the store; a push to the registry that they come from
+/// mounts them (see [`base_places`]).
 ///
 /// # Errors
 /// From the registry, or when the image is not for the platform.
@@ -85,9 +93,29 @@ pub fn pull_base(
         ("config".to_owned(), output(&pulled.config)),
     ]);
     for (index, layer) in pulled.layers.iter().enumerate() {
-        outputs.insert(format!("layer-{index}"), output(layer));
+        outputs.insert(format!("{LAYER_OUTPUT}{index}"), output(layer));
     }
     Ok(outputs)
+}
+
+/// Which repositories have the layers of a plan's base images. `outputs`: of all actions, in the plan's order.
+///
+/// # Errors
+/// A reference that cannot be read.
+pub(crate) fn base_places(plan: &Plan, outputs: &[BTreeMap<String, Output>]) -> Result<Places, BuildError> {
+    let mut places = Places::new();
+    for (node, outputs) in plan.nodes.iter().zip(outputs) {
+        let Action::FetchBaseImage { reference, .. } = &node.action else {
+            continue;
+        };
+        let Reference { repository, .. } = reference.parse().map_err(BuildError::other)?;
+        let layers = outputs.iter().filter(|(name, _)| name.starts_with(LAYER_OUTPUT));
+        places
+            .entry(repository.registry().to_owned())
+            .or_default()
+            .extend(layers.map(|(_, layer)| (layer.digest, repository.name().to_owned())));
+    }
+    Ok(places)
 }
 
 /// A descriptor from an action's output.

@@ -26,7 +26,7 @@ use crate::paths::Paths;
 use crate::policy;
 use crate::push::{PushItem, PushReport, PushSettings, push};
 use crate::records::{self, Measurements};
-use crate::registry::descriptor;
+use crate::registry::{base_places, descriptor};
 use crate::sizes::{self, SizeRow, Sizes};
 use crate::workspace::check;
 
@@ -605,10 +605,12 @@ fn push_all(
             artifacts: Vec::new(),
         });
     }
+    let bases = base_places(&planned.plan, &outcome.outputs)?;
     let settings = PushSettings {
         move_tags: options.move_tags,
         dry_run: options.push_dry_run,
         habits: Some(&paths.registries()),
+        bases: Some(&bases),
     };
     push(network, &planned.store, prefix, &items, settings, events)
 }

@@ -1,9 +1,14 @@
 //! Moving what is pinned: the lock's packages and wheels, and the records beside the models.
 
+use std::collections::BTreeMap;
+
 use aiot_plan::records::{CALIBRATION_FILE, MEASURED_FILE};
 
+use aiot_oci::Reference;
+use aiot_plan::workspace::Base;
+
 use crate::error::{BuildError, io};
-use crate::events::Sink;
+use crate::events::{Event, Sink};
 use crate::lockfile;
 use crate::network::Network;
 use crate::observe::record_dir;
@@ -71,6 +76,60 @@ pub fn lock(
         }
     }
     Ok(changes)
+}
+
+/// Asks what the tags of base images name now, and writes newer digests into `targets.toml`; returns what changed, a line
+/// each. A reference follows a tag when it has one beside its digest: `registry/repository:tag@sha256:…`.
+///
+/// # Errors
+/// A registry that cannot be asked or has no such tag; nothing is written then.
+pub fn base_images(paths: &Paths, network: &Network, events: Sink<'_>) -> Result<Vec<String>, BuildError> {
+    let _alone = Alone::wait(paths, events)?;
+    let workspace = crate::workspace::check(paths, &mut crate::observe::FileIndex::open(paths))?;
+    let mut moved = BTreeMap::new();
+    let mut client = None;
+    for target in workspace.targets.values() {
+        let Base::Image {
+            reference, digest, ..
+        } = &target.base
+        else {
+            continue;
+        };
+        let mut tagged: Reference = reference.parse().map_err(BuildError::other)?;
+        if tagged.tag.is_none() {
+            events(Event::Note(format!(
+                "base image {reference} has no tag to follow; write registry/repository:tag@sha256:… in targets.toml"
+            )));
+            continue;
+        }
+        if client.is_none() {
+            client = Some(crate::registry::client()?);
+        }
+        tagged.digest = None;
+        let asked = client.as_ref().expect("just made").resolve(&tagged);
+        let named = network
+            .block_on(asked)
+            .map_err(BuildError::other)?
+            .descriptor
+            .digest;
+        if named != *digest {
+            let new = format!("{tagged}@{named}");
+            moved.insert(reference.clone(), (new, format!("{tagged}: {digest} -> {named}")));
+        }
+    }
+    if moved.is_empty() {
+        return Ok(Vec::new());
+    }
+    let path = paths.file("targets.toml");
+    let mut text = std::fs::read_to_string(&path).map_err(io("read", &path))?;
+    for (old, (new, _)) in &moved {
+        // With its quotes: a reference may be the end of another one.
+        for quote in ['"', '\''] {
+            text = text.replace(&format!("{quote}{old}{quote}"), &format!("{quote}{new}{quote}"));
+        }
+    }
+    lockfile::write_if_changed(&path, text.as_bytes())?;
+    Ok(moved.into_values().map(|(_, change)| change).collect())
 }
 
 /// Takes the records of models away (all, where none is named), so that the next release makes them anew.

@@ -38,6 +38,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         move_tags: arguments.move_tags,
         dry_run: arguments.dry_run,
         habits: Some(&habits),
+        bases: None,
     };
     let result = push(&network, &store, &arguments.to, &items, settings, &|event| {
         progress.show(event)

@@ -82,6 +82,7 @@ fn json(report: &Report) -> serde_json::Value {
         "schema": 1,
         "images": report.rows,
         "sizes": report.sizes,
+        "pushed": report.pushed.as_ref().map(|pushed| &pushed.rows),
         "push-requests": report.pushed.as_ref().and_then(|pushed| pushed.requests),
         "actions": report.total,
         "ran": report.ran,

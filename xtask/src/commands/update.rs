@@ -3,7 +3,7 @@
 use aiot_build::BuildError;
 use aiot_build::network::Network;
 use aiot_build::paths::Paths;
-use aiot_build::update::{Pinned, forget_records, lock};
+use aiot_build::update::{Pinned, base_images, forget_records, lock};
 
 use crate::progress::Progress;
 
@@ -16,7 +16,8 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Debian packages: move aiot.lock to what the mirror has now
+    /// Bases: move aiot.lock to the Debian packages that the mirror has now, and targets.toml to what the tags of base
+    /// images name now
     Base,
     /// Wheels of engines and build tools: look them up again
     Wheels,
@@ -41,7 +42,13 @@ pub fn run(paths: &Paths, arguments: &Arguments) -> Result<u8, BuildError> {
         }
     };
     let progress = Progress::new();
-    let changes = lock(paths, pinned, &Network::new()?, &|event| progress.show(event))?;
+    let network = Network::new()?;
+    let mut changes = match pinned {
+        Pinned::Base => base_images(paths, &network, &|event| progress.show(event))?,
+        Pinned::Wheels => Vec::new(),
+    };
+    let images = changes.len();
+    changes.extend(lock(paths, pinned, &network, &|event| progress.show(event))?);
     progress.finish();
     for change in &changes {
         println!("{change}");
@@ -49,7 +56,12 @@ pub fn run(paths: &Paths, arguments: &Arguments) -> Result<u8, BuildError> {
     if changes.is_empty() {
         println!("nothing newer");
     } else {
-        println!("`cargo xtask release` builds with them; review the change of aiot.lock");
+        let files = match images {
+            0 => "aiot.lock",
+            all if all == changes.len() => "targets.toml",
+            _ => "targets.toml and aiot.lock",
+        };
+        println!("`cargo xtask release` builds with them; review the change of {files}");
     }
     Ok(crate::EXIT_OK)
 }

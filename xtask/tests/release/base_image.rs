@@ -1,6 +1,7 @@
 //! The engine from a base image, as on NVIDIA's devices: an image with an engine in it is made and served here, and
 //! a target declared on it.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use aiot_oci::image::{read_config, read_manifest};
@@ -80,6 +81,7 @@ struct OnBase {
     image: Image,
     base: Descriptor,
     ended: Ended,
+    registry: Registry,
 }
 
 /// Makes a base image, brings it to a registry, declares the engine in it at `library`, and releases; `None` = skipped.
@@ -109,6 +111,7 @@ fn release_on_base(alter: impl FnOnce(&mut ImageSpec), library: &str) -> Option<
         image,
         base,
         ended,
+        registry,
     })
 }
 
@@ -135,6 +138,7 @@ fn the_engine_can_come_from_the_base_image() {
         image,
         base,
         ended,
+        registry,
     } = found;
     let report = Report::of(ended);
     let digest: Digest = report.digests()[&(image.model.name.to_string(), image.target.clone())]
@@ -163,6 +167,81 @@ fn the_engine_can_come_from_the_base_image() {
         "{:?}",
         device.config.config.env
     );
+
+    // Pushed to the registry that the base came from: its layers are there already.
+    let prefix = format!("{}/aiot", registry.address);
+    let mut command = copy.command(XTASK, &["release", "--push", &prefix, "--format", "json"]);
+    let pushed = run(command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1")).expect(0);
+    let pushed: serde_json::Value = serde_json::from_str(&pushed.stdout).unwrap();
+    let rows = pushed["pushed"].as_array().unwrap();
+    let (mut mounted, mut images, mut modules) = (0, 0, BTreeSet::new());
+    for row in rows {
+        if row["reference"]
+            .as_str()
+            .unwrap()
+            .ends_with(&format!("-{}", image.target))
+        {
+            mounted += row["blobs-mounted"].as_u64().unwrap() as usize;
+            images += 1;
+            let digest = row["digest"].as_str().unwrap().parse().unwrap();
+            modules.insert(read_manifest(&store, &digest).unwrap().layers[4].digest);
+        }
+    }
+    // Every layer of the base for every image; a module goes up once and is mounted for the others that run it.
+    let expected = base_layers.len() * images + (images - modules.len());
+    assert_eq!(mounted, expected, "{rows:?}");
+    // The layer that only the base image has.
+    let vendor = &base_layers[2].digest;
+    let links = copy.beside().join("registry/docker/registry/v2/repositories");
+    let link = format!("aiot/{}/_layers/sha256/{}/link", image.model.name, vendor.hex());
+    assert!(links.join(link).is_file());
+}
+
+#[test]
+fn a_base_image_follows_its_tag_when_it_is_asked_to() {
+    let Some(OnBase {
+        copy,
+        image,
+        base,
+        registry,
+        ..
+    }) = release_on_base(|_| {}, LIBRARY)
+    else {
+        return;
+    };
+    let tagged = format!("{}/vendor/runtime:1", registry.address);
+    let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
+    let paths = aiot_build::paths::Paths::new(&copy.root, None);
+    let network = aiot_build::network::Network::new().unwrap();
+    let update = || aiot_build::update::base_images(&paths, &network, &|_| {});
+    let declared = || copy.read("targets.toml");
+    let before = declared();
+    assert_eq!(update().unwrap(), Vec::<String>::new(), "it has no tag to follow");
+    copy.write(
+        "targets.toml",
+        before.replace(&reference, &format!("{tagged}@{}", base.digest)),
+    );
+    let pinned = declared();
+    assert_eq!(update().unwrap(), Vec::<String>::new(), "nothing newer");
+    assert_eq!(declared(), pinned);
+
+    // The tag moves: another image is pushed under it.
+    let images = Released::find().unwrap().images();
+    run(Command::new("skopeo")
+        .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
+        .arg(format!("oci:{}:{}", images.display(), image.name))
+        .arg(format!("docker://{tagged}")))
+    .expect(0);
+    let change = format!("{tagged}: {} -> {}", base.digest, image.digest);
+    assert_eq!(update().unwrap(), [change]);
+    let moved = pinned.replace(&base.digest.to_string(), &image.digest.to_string());
+    assert_eq!(declared(), moved);
+
+    // A tag that is gone is an error, and nothing is written.
+    let gone = moved.replace("runtime:1@", "runtime:2@");
+    copy.write("targets.toml", &gone);
+    assert!(update().unwrap_err().to_string().contains("runtime:2"));
+    assert_eq!(declared(), gone);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod emulation;
 mod errors;
 mod fleet;
 mod forms;
+mod gone;
 mod images;
 mod lock;
 mod podman;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aiot_debian::{FileTree, PackageSources, RuntimeFile, RuntimeFileKind};
+use aiot_debian::{FileTree, PackageError, PackageSources, RuntimeFile, RuntimeFileKind};
 use aiot_oci::{Digest, DirectoryMode, FileMode, FileSource, LayerBuilder};
 use aiot_plan::action::Output;
 use aiot_plan::declare::LayerCompression;
@@ -11,8 +11,10 @@ use aiot_plan::workspace::Platform;
 use aiot_toolchain::wheels;
 
 use super::Task;
+use super::earlier;
 use super::image::{codec, layer_output};
 use crate::error::BuildError;
+use crate::events::Event;
 use crate::lockfile::mirror;
 
 /// What every program and engine of an image may ask for: C and C++ runtime, and glibc's stubs that older binaries
@@ -37,6 +39,16 @@ const FOLDERS: [(&str, DirectoryMode); 7] = [
     ("sys", DirectoryMode::Plain),
     ("tmp", DirectoryMode::Sticky),
 ];
+
+/// Locked packages, unpacked.
+enum Unpacked {
+    Files(FileTree),
+    /// One of them is not to be had: which, who was asked, and all of that with what to do.
+    Gone {
+        what: String,
+        error: String,
+    },
+}
 
 const PASSWD: &str = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
@@ -67,8 +79,20 @@ impl Task<'_> {
         let architecture = architecture_word
             .parse()
             .map_err(|error: String| self.fail(error))?;
-        let tree = self.unpack(packages)?;
         let runtime: Vec<String> = RUNTIME_LIBRARIES.map(str::to_owned).to_vec();
+        let tree = match self.unpack(packages)? {
+            Unpacked::Files(tree) => tree,
+            Unpacked::Gone { what, error } => {
+                let engine = engine_library.map(|library| vec![library.to_owned()]);
+                let wanted = earlier::Wanted {
+                    architecture,
+                    packages,
+                    libraries: std::iter::once(runtime).chain(engine).collect(),
+                    compression,
+                };
+                return self.take_earlier_release(&wanted, &what, &error);
+            }
+        };
         let files =
             aiot_debian::runtime_files(&tree, architecture, &runtime).map_err(|error| self.fail(error))?;
         let mut layer = LayerBuilder::new();
@@ -106,6 +130,31 @@ impl Task<'_> {
         Ok(outputs)
     }
 
+    /// The layers that an earlier release baked of the same packages.
+    fn take_earlier_release(
+        &self,
+        wanted: &earlier::Wanted<'_>,
+        what: &str,
+        error: &str,
+    ) -> Result<BTreeMap<String, Output>, BuildError> {
+        let found = self
+            .earlier_layers(wanted)
+            .map_err(|reasons| self.fail(format!("{error}\nno earlier release has its layer: {reasons}")))?;
+        let digests: Vec<String> = found.layers.iter().map(|layer| layer.digest.short()).collect();
+        (self.context.events)(Event::Warning(format!(
+            "{}: {what}; taken instead, with the same packages and bytes: {} of {}. `cargo xtask update base` moves the \
+             lock to what the mirror has now",
+            self.id,
+            match digests.as_slice() {
+                [one] => format!("layer {one}"),
+                some => format!("layers {}", some.join(" and ")),
+            },
+            found.image
+        )));
+        let names = ["layer", "engine-layer"].map(str::to_owned);
+        Ok(names.into_iter().zip(found.layers).collect())
+    }
+
     fn add_files(&self, layer: &mut LayerBuilder, files: &[RuntimeFile]) -> Result<(), BuildError> {
         for file in files {
             match &file.kind {
@@ -121,7 +170,7 @@ impl Task<'_> {
         Ok(())
     }
 
-    fn unpack(&self, packages: &[LockedPackage]) -> Result<FileTree, BuildError> {
+    fn unpack(&self, packages: &[LockedPackage]) -> Result<Unpacked, BuildError> {
         let mut tree = FileTree::new();
         // Asked for only when something must be fetched: a full store needs no mirror.
         let mirror = match self.context.network {
@@ -145,20 +194,38 @@ impl Task<'_> {
             snapshot,
         };
         for package in packages {
-            let fetched = aiot_debian::fetch_package(package, &sources).map_err(|error| {
-                // Without a mirror that is what the user must hear.
-                match (
-                    self.context.network,
-                    crate::lockfile::mirror(self.context.workspace),
-                ) {
-                    (Some(_), Err(no_mirror)) => self.fail(format!("{error}\n{no_mirror}")),
-                    _ => self.fail(error),
-                }
-            })?;
+            let fetched = match aiot_debian::fetch_package(package, &sources) {
+                Ok(fetched) => fetched,
+                Err(error) => return self.not_fetched(error),
+            };
             tree.add_package(package, &fetched.bytes)
                 .map_err(|error| self.fail(error))?;
         }
-        Ok(tree)
+        Ok(Unpacked::Files(tree))
+    }
+
+    fn not_fetched(&self, error: PackageError) -> Result<Unpacked, BuildError> {
+        let mut text = error.to_string();
+        // Without a mirror that is what the user must hear.
+        if self.context.network.is_some()
+            && let Err(no_mirror) = mirror(self.context.workspace)
+        {
+            text = format!("{text}\n{no_mirror}");
+        }
+        let PackageError::Gone { package, attempts } = &error else {
+            return Err(self.fail(text));
+        };
+        let answers: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+        Ok(Unpacked::Gone {
+            what: format!(
+                "{} {} ({}) is not to be had ({})",
+                package.name,
+                package.version,
+                package.architecture,
+                answers.join("; ")
+            ),
+            error: text,
+        })
     }
 
     pub(super) fn fetch_base_image(

@@ -21,7 +21,7 @@ use crate::error::BuildError;
 /// The user of every image: nobody, by number, since an image has no need for names.
 const USER: &str = "65532:65532";
 
-/// The output with the unpacked length of every layer, JSON by digest; empty where a base image's are not here.
+/// The output with the unpacked length of every layer, JSON by digest.
 pub const UNPACKED_OUTPUT: &str = "unpacked sizes";
 
 /// What layers hold, by digest and what was looked for; see [`Task::layer_content`].
@@ -226,11 +226,6 @@ impl Task<'_> {
     ) -> Result<BTreeMap<String, u64>, BuildError> {
         let mut found = Vec::new();
         for (position, layer) in layers.iter().enumerate() {
-            // A base image's layers are fetched only where they must be looked into: its engine is checked by path
-            // when it is pulled.
-            if !self.context.store.contains(&layer.digest, layer.size) {
-                return Ok(BTreeMap::new());
-            }
             let content = self.layer_content(layer, programs, position >= of_base.len())?;
             if let (Some(said), Some(diff_id)) = (of_base.get(position), content.diff_id)
                 && *said != diff_id

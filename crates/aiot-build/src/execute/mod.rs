@@ -6,6 +6,7 @@
 mod base;
 mod compile;
 mod contents;
+mod earlier;
 mod image;
 mod measure;
 mod quantize;
