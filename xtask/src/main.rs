@@ -104,10 +104,10 @@ fn main() -> ExitCode {
             Command::Hub(arguments) => commands::hub::run(&paths, &arguments, cli.format),
             Command::Quantize(arguments) => commands::quantize::run(&paths, &arguments, cli.format),
             Command::Inspect(arguments) => commands::inspect::run(&arguments, cli.format),
-            Command::Update(arguments) => commands::update::run(&paths, &arguments),
+            Command::Update(arguments) => commands::update::run(&paths, &arguments, cli.format),
             Command::Verify(arguments) => commands::verify::run(&paths, &arguments, cli.format),
             Command::VerifyImages(arguments) => commands::verify_images::run(&paths, &arguments, cli.format),
-            Command::Test(arguments) => commands::test::run(&paths, &arguments),
+            Command::Test(arguments) => commands::test::run(&paths, &arguments, cli.format),
             Command::Bench(arguments) => commands::bench::run(&paths, &arguments, cli.format),
         }
     });

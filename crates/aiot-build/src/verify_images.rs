@@ -157,6 +157,8 @@ struct Wanted {
     target: Option<String>,
     platform: Option<Platform>,
     keys: Arc<Vec<TrustedKey>>,
+    /// Why the environment holds it at an earlier release.
+    pinned: Option<String>,
 }
 
 /// Verifies images.
@@ -188,7 +190,13 @@ pub fn verify(
             wanted.len()
         )));
         let mut looked = look(one, image, (network, &client), &locks, &mut seen);
-        if let Some(rebuilt) = &rebuilt {
+        if let Some(reason) = &one.pinned {
+            let verdict = &mut looked.verdict;
+            verdict.rebuild = Check::not_asked("pinned");
+            verdict.notes.push(format!(
+                "pinned ({reason}): an earlier commit makes it; `verify-images --rebuild` there compares it"
+            ));
+        } else if let Some(rebuilt) = &rebuilt {
             compare(paths, one, &mut looked, (network, &client), rebuilt);
         }
         report.images.push(looked.verdict);

@@ -9,6 +9,7 @@ use aiot_build::BuildError;
 use aiot_build::paths::Paths;
 use aiot_build::release::{Options, release};
 
+use crate::output::Format;
 use crate::progress::Progress;
 
 /// Debian's packages of the programs that tests run images, registries and signatures with.
@@ -36,8 +37,8 @@ pub struct Arguments {
     filter: Vec<String>,
 }
 
-/// Runs the tests; the last line is `N passed, N failed, N skipped`.
-pub fn run(paths: &Paths, arguments: &Arguments) -> Result<u8, BuildError> {
+/// Runs the tests; the last line is `N passed, N failed, N skipped`, or the same as JSON.
+pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
     let has_all_tools = tools(arguments.no_install)?;
     let progress = Progress::new();
     let options = Options {
@@ -94,10 +95,19 @@ pub fn run(paths: &Paths, arguments: &Arguments) -> Result<u8, BuildError> {
             "cargo test ended with {status} before all tests had run"
         )));
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        summary.passed, summary.failed, summary.skipped
-    );
+    let Summary {
+        passed,
+        failed,
+        skipped,
+        ..
+    } = summary;
+    match format {
+        Format::Text => println!("{passed} passed, {failed} failed, {skipped} skipped"),
+        Format::Json => println!(
+            "{}",
+            serde_json::json!({ "schema": 1, "passed": passed, "failed": failed, "skipped": skipped })
+        ),
+    }
     Ok(if status.success() {
         crate::EXIT_OK
     } else {

@@ -5,6 +5,9 @@ use aiot_build::network::Network;
 use aiot_build::paths::Paths;
 use aiot_build::update::{Pinned, base_images, forget_records, lock};
 
+use serde_json::json;
+
+use crate::output::Format;
 use crate::progress::Progress;
 
 /// What to move.
@@ -29,15 +32,21 @@ enum What {
 }
 
 /// Moves what is pinned and prints what that changes.
-pub fn run(paths: &Paths, arguments: &Arguments) -> Result<u8, BuildError> {
+pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
     let pinned = match &arguments.what {
         What::Base => Pinned::Base,
         What::Wheels => Pinned::Wheels,
         What::Records { model } => {
-            for file in forget_records(paths, model)? {
-                println!("removed {file}");
+            let removed = forget_records(paths, model)?;
+            match format {
+                Format::Text => {
+                    for file in &removed {
+                        println!("removed {file}");
+                    }
+                    println!("`cargo xtask release` makes them anew");
+                }
+                Format::Json => println!("{:#}", json!({ "schema": 1, "removed": removed })),
             }
-            println!("`cargo xtask release` makes them anew");
             return Ok(crate::EXIT_OK);
         }
     };
@@ -50,6 +59,10 @@ pub fn run(paths: &Paths, arguments: &Arguments) -> Result<u8, BuildError> {
     let images = changes.len();
     changes.extend(lock(paths, pinned, &network, &|event| progress.show(event))?);
     progress.finish();
+    if format == Format::Json {
+        println!("{:#}", json!({ "schema": 1, "changes": changes }));
+        return Ok(crate::EXIT_OK);
+    }
     for change in &changes {
         println!("{change}");
     }

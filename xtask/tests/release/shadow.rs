@@ -43,6 +43,7 @@ fn a_challenger_rides_in_the_image_of_its_model() {
         .find(|target| runs_here(&target.platform.architecture).is_ok())
         .expect("a target whose images run here")
         .clone();
+    release(&copy, &[]);
     let (before, models) = (copy.index(), copy.read("models.toml"));
     let name = declare_challenger(&copy, &model, target.name.as_str());
     let report = release(&copy, &[]);

@@ -164,6 +164,40 @@ fn environments_take_signed_images_only_and_images_are_verified() {
     release(&[]).expect(0);
     assert!(copy.root.join("deployments/local/deployments.json").is_file());
 
+    // One image is held where it is: it is verified, and not compared with what the declarations make now.
+    let environment = copy.read("deployments/local.toml");
+    let held = images(&released).remove(0);
+    let (model, version) = (&held.model.name, &held.model.version);
+    copy.write(
+        "deployments/local.toml",
+        format!(
+            "{environment}\n[[pin]]\nmodel = \"{model}\"\nversion = \"{version}\"\ninstead-of = \"{version}\"\n\
+             reason = \"it crashes\"\n\n[pin.image.{}]\ndigest = \"{}\"\nsize-bytes = 1234\nprecision = \"int8\"\n\
+             accuracy = {{ metric = \"accuracy\", float = 0.9, shipped = 0.9 }}\n",
+            held.target, held.digest
+        ),
+    );
+    release(&[]).expect(0);
+    let pinned = verdicts(&copy, &["--environment", "local", "--rebuild"], 0);
+    for row in &pinned {
+        let is_held = row["image"].as_str().unwrap().ends_with(&held.digest.to_string())
+            && row["target"] == held.target.as_str();
+        assert_eq!(
+            row["rebuild"]["state"],
+            if is_held { "not-asked" } else { "ok" },
+            "{row:#}"
+        );
+        assert_eq!(row["signature"]["state"], "ok", "{row:#}");
+        assert_eq!(
+            row["notes"].to_string().contains("pinned (it crashes)"),
+            is_held,
+            "{row:#}"
+        );
+    }
+    assert!(pinned.iter().any(|row| row["rebuild"]["state"] == "not-asked"));
+    copy.write("deployments/local.toml", environment);
+    release(&[]).expect(0);
+
     // Another key.
     let text = other_public.display().to_string();
     let bad = verdicts(&copy, &["--environment", "local", "--key", &text], 1);

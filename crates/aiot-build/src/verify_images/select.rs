@@ -128,6 +128,7 @@ fn deployed(
                     target: Some(deployment.target.clone()),
                     platform: target.map(|target| oci_platform(&target.platform)),
                     keys: Arc::clone(keys),
+                    pinned: module.pinned.clone(),
                 });
         }
     }
@@ -155,6 +156,7 @@ fn named(
         target,
         platform,
         keys: Arc::clone(keys),
+        pinned: None,
     };
     if !descriptor.media_type.is_index() {
         return Ok(vec![wanted(descriptor.digest, None, None)]);
