@@ -50,7 +50,7 @@ fn a_challenger_rides_in_the_image_of_its_model() {
 
     // Of all images, the one that it rides in is another, and it has none itself.
     let pair = (model.name.to_string(), target.name.to_string());
-    assert_eq!(report.rebuilt().into_keys().collect::<Vec<_>>(), [pair.clone()]);
+    assert_eq!(report.rebuilt().into_keys().collect::<Vec<_>>(), [pair]);
     assert_eq!(report.digests().len(), workspace.images().count());
     for path in report.written() {
         let new = copy.read(&path);
