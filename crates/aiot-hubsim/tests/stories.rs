@@ -228,7 +228,7 @@ fn the_first_release() {
     );
     check(
         &plant.run(&intent),
-        &["models: create for ring `canary`, at most 100 MiB or 2 minutes per device (0 → 2)"],
+        &["models: create for ring `canary`, at most 100 MiB or 2 min per device (0 → 2)"],
     );
     plant.settle();
     check(&plant.run(&intent), &[]);
@@ -250,7 +250,7 @@ fn a_bad_release_stops_in_the_canary_and_goes_back() {
     let intent = Intent::default();
     check(
         &plant.run(&intent),
-        &["models: create for ring `canary`, at most 100 MiB or 2 minutes per device (0 → 2)"],
+        &["models: create for ring `canary`, at most 100 MiB or 2 min per device (0 → 2)"],
     );
     plant.pass(2);
     let reason = "2 of 2 devices in ring `canary` are with a failed self-check, more than 5 %";

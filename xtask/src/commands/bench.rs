@@ -9,6 +9,7 @@ mod curl;
 mod fleet;
 mod floor;
 mod hub;
+mod hub_tool;
 mod load;
 mod measure;
 mod module;

@@ -10,6 +10,7 @@ use aiot_iothub::diff::diff;
 use aiot_iothub::rollout::fleet::{Filter, Fleet};
 use aiot_iothub::rollout::{Explainer, Hub, Intent, Readable, Snapshot, decide};
 
+use super::hub_tool::Checkout;
 use super::measure::{Aim, Row};
 
 /// 500 models on each of four targets; 84 deployments.
@@ -123,11 +124,28 @@ pub fn run(runs: usize) -> Result<Vec<Row>, BuildError> {
         &previewed,
         Some(Aim::Here(1.0)),
     ));
+    eprintln!("hub: the same by the program, in a process of its own");
+    let checkout = Checkout::new(&[&first, &second])?;
+    let mut peaks = Vec::new();
+    for _ in 0..runs {
+        peaks.push(
+            checkout
+                .run(&server, &["deploy", "plan", "--deployment-limit", "200"])?
+                .peak_bytes,
+        );
+    }
+    rows.push(Row::memory(
+        name("memory of `deploy plan`"),
+        &peaks,
+        // 300 MB.
+        Some(Aim::Here(300e6 / 1_048_576.0)),
+    ));
     drop(server);
 
     eprintln!("hub: rolling 30 modules a device out to 10,000 simulated devices");
-    let release = declared(&files(MODULES, 1).map_err(many)?, 1).map_err(BuildError::Other)?;
-    let (_server, mut hub) = served(finished(MODULES, &release).map_err(BuildError::Other)?)?;
+    let modules = files(MODULES, 1).map_err(many)?;
+    let release = declared(&modules, 1).map_err(BuildError::Other)?;
+    let (server, mut hub) = served(finished(MODULES, &release).map_err(BuildError::Other)?)?;
     let mut counted = 0;
     let listed = times(runs, &mut || {
         let snapshot = hub.snapshot().map_err(BuildError::other)?;
@@ -140,5 +158,16 @@ pub fn run(runs: usize) -> Result<Vec<Row>, BuildError> {
     })?;
     let name = format!("hub: fleet of 10,000 devices, {counted} rows, simulated hub included");
     rows.push(Row::alone(name, &listed, Some(Aim::Here(3.0))));
+    let checkout = Checkout::new(&[&modules])?;
+    let (mut first, mut peaks, mut lines) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..runs {
+        let watched = checkout.run(&server, &["fleet"])?;
+        first.push(watched.first_line_seconds);
+        peaks.push(watched.peak_bytes);
+        lines = watched.lines;
+    }
+    let name = |what: &str| format!("hub: `fleet`, {lines} lines: {what}");
+    rows.push(Row::alone(name("until the first"), &first, None));
+    rows.push(Row::memory(name("memory"), &peaks, None));
     Ok(rows)
 }

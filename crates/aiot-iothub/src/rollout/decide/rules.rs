@@ -101,15 +101,25 @@ impl Run<'_> {
             return None;
         }
         let new = book.of(deployment.modules.iter().map(|module| &module.image_digest))?;
-        // Of the devices' other images, the highest of each lineage: those run there, or soon will. The runtime's are not
-        // ours.
+        // Of the devices' other images, the highest of each lineage that shares a device: those run there, or soon will.
+        // The runtime's are not ours.
+        let own = Lineage::of(deployment);
+        let mine = self.working.targeted(&deployment.devices);
+        let meets = |entry: &Ours| {
+            let theirs = self.working.targeted(&entry.deployment.condition);
+            mine.iter()
+                .zip(theirs.iter())
+                .any(|(mine, theirs)| *mine && *theirs)
+        };
         let others = self
             .working
             .ours
             .iter()
             .filter(|(lineage, _)| lineage.target == deployment.target && !lineage.is_base())
-            .filter_map(|(_, list)| list.last())
-            .filter(|entry| entry.deployment.id != deployment.id);
+            .filter_map(|(lineage, list)| Some((lineage, list.last()?)))
+            .filter(|(_, entry)| entry.deployment.id != deployment.id)
+            .filter(|(lineage, entry)| **lineage == own || meets(entry))
+            .map(|(_, entry)| entry);
         let (mut known, mut all_known) = (BTreeSet::new(), true);
         for image in others.flat_map(|entry| image_digests(&entry.deployment.content)) {
             match book.of([&image]) {
@@ -117,20 +127,15 @@ impl Run<'_> {
                 None => all_known = false,
             }
         }
-        let link = self.facts(deployment).and_then(|facts| facts.link_kbit_per_s);
-        let minutes = |bytes: u64| {
-            let speed = link.filter(|speed| *speed > 0)?;
-            Some((bytes.saturating_mul(8) / 1000 / speed).div_ceil(60))
-        };
         let (whole_bytes, missing_bytes) = (
             book.compressed_bytes(&new),
             book.compressed_bytes(new.difference(&known)),
         );
         Some(Preflight {
             fetch_bytes: missing_bytes,
-            fetch_minutes: minutes(missing_bytes),
+            fetch_minutes: self.minutes(deployment, missing_bytes),
             whole_bytes,
-            whole_minutes: minutes(whole_bytes),
+            whole_minutes: self.minutes(deployment, whole_bytes),
             disk_bytes: book.unpacked_bytes(new.union(&known)).filter(|_| all_known),
         })
     }
@@ -138,6 +143,12 @@ impl Run<'_> {
     fn facts(&self, deployment: &Deployment) -> Option<&TargetFacts> {
         let targets = &self.working.declared.list().targets;
         targets.iter().find(|target| target.name == deployment.target)
+    }
+
+    /// How long bytes take over the target's declared link.
+    fn minutes(&self, deployment: &Deployment, bytes: u64) -> Option<u64> {
+        let link = self.facts(deployment)?.link_kbit_per_s?;
+        (link > 0).then(|| (bytes.saturating_mul(8) / 1000 / link).div_ceil(60))
     }
 
     /// What a device downloads, and how long that takes.
@@ -159,15 +170,8 @@ impl Run<'_> {
             };
         }
         let bytes: u64 = deployment.modules.iter().map(|module| module.size_bytes).sum();
-        match self
-            .facts(deployment)
-            .and_then(|facts| facts.link_kbit_per_s)
-            .filter(|speed| *speed > 0 && bytes > 0)
-        {
-            Some(speed) => {
-                let minutes = (bytes.saturating_mul(8) / 1000 / speed).div_ceil(60);
-                format!(", at most {} MiB or {minutes} minutes per device", mib(bytes))
-            }
+        match self.minutes(deployment, bytes).filter(|_| bytes > 0) {
+            Some(minutes) => format!(", at most {} MiB or {minutes} min per device", mib(bytes)),
             None => String::new(),
         }
     }
