@@ -1,7 +1,7 @@
-//! Damage, kill -9 and two releases at once: the end is always the same.
+//! Damage, kill -9, Ctrl-C and two releases at once: the end is always the same.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use aiot_plan::action::Record;
@@ -135,8 +135,8 @@ fn random(state: &mut u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Starts a release and kills it with SIGKILL after `lines` lines of progress and `pause` more.
-fn kill_after(copy: &Copy, lines: u64, pause: Duration) {
+/// Starts a release and ends it with `signal` after `lines` lines of progress and `pause` more.
+fn kill_after(copy: &Copy, lines: u64, pause: Duration, signal: &str) {
     let mut command = copy.command(XTASK, &["release", "--offline"]);
     let mut child = command
         .stdin(Stdio::null())
@@ -151,7 +151,10 @@ fn kill_after(copy: &Copy, lines: u64, pause: Duration) {
         }
     }
     std::thread::sleep(pause);
-    let _ = child.kill();
+    // One that has ended already cannot be killed.
+    let _ = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .output();
     child.wait().unwrap();
 }
 
@@ -167,10 +170,12 @@ fn killed_anywhere_the_next_release_ends_the_same() {
             !(id.starts_with("compile ") || keeps_base && id.starts_with("assemble base"))
         });
         let total = 2 * results_after(&copy, &released);
+        let signal = if round % 2 == 0 { "-KILL" } else { "-INT" };
         kill_after(
             &copy,
             random(&mut seed) % total,
             Duration::from_micros(random(&mut seed) % 30_000),
+            signal,
         );
         // Sometimes once more, on what the first left.
         if round % 3 == 0 {
@@ -178,6 +183,7 @@ fn killed_anywhere_the_next_release_ends_the_same() {
                 &copy,
                 random(&mut seed) % total,
                 Duration::from_micros(random(&mut seed) % 30_000),
+                signal,
             );
         }
         release(&copy, &["--locked"]);
