@@ -1,5 +1,6 @@
 //! The challenger in an image: compared with what is published, never published, and never in the way.
 
+mod device;
 #[path = "../../edge-runtime/tests/support/mod.rs"]
 mod support;
 
@@ -7,6 +8,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use device::{DESIRED, Device};
 use serde_json::{Value, json};
 use support::{Service, command, golden, package};
 
@@ -157,4 +159,45 @@ fn one_that_cannot_run_is_told_and_the_module_serves() {
         other.path(),
         "the challenger does not run: its self-test failed: ",
     );
+}
+
+#[test]
+fn the_twin_is_told_and_sets_the_share() {
+    let Some(device) = Device::new() else { return };
+    let hub = device.hub(DESIRED);
+    let challenger = challenger();
+    let mut command = device.command(&device.pipeline());
+    command
+        .env("AIOT_SHADOW_DIR", challenger.path())
+        .env("AIOT_SHADOW_SHARE", "1");
+    let service = Service::start(command);
+    device::predict(&service);
+    wait_for(&service, "aiot_shadow_compared_total 1");
+    let whole = r#"{"shadow": {"share": 0.25}, "$version": 2}"#;
+    hub.patch(2, whole, whole);
+    let report = aiot_testkit::edge::wait_for("the new share", || {
+        let report: Value = serde_json::from_str(hub.reported().last()?).unwrap();
+        (report["settings"]["shadow"]["share"] == 0.25).then_some(report)
+    });
+    let shadow = &report["shadow"];
+    assert_eq!(
+        (
+            &shadow["model"]["name"],
+            &shadow["model"]["version"],
+            &shadow["problem"]
+        ),
+        (&json!("colour-next"), &json!("2.0.0"), &Value::Null)
+    );
+    for (key, value) in [
+        ("share", json!(0.25)),
+        ("compared", json!(1)),
+        ("agreed", json!(0)),
+        ("agreement", json!(0.0)),
+        ("failed", json!(0)),
+        ("skipped", json!(0)),
+        ("disagreements", json!(["red → blue: 1"])),
+    ] {
+        assert_eq!(shadow[key], value, "{key}: {shadow}");
+    }
+    assert!(shadow["latencyRatio"].as_f64().unwrap() > 0.0, "{shadow}");
 }
