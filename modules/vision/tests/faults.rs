@@ -5,7 +5,7 @@ mod device;
 #[path = "../../edge-runtime/tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use aiot_testkit::edge::{Certificates, Hub, Mosquitto, free_port, wait_for};
 use aiot_testkit::tools;
 use device::{DESIRED, Device, bodies, png, predict};
 use serde_json::{Value, json};
-use support::{Service, command, connect, package};
+use support::{Service, command, connect, package, read_post};
 
 /// A broker that answers CONNECT with each of `codes` in turn, and then hands connections on to `behind`.
 fn refusing_broker(codes: Vec<u8>, behind: u16) -> u16 {
@@ -134,19 +134,7 @@ fn a_slow_webhook_gets_the_same_message_again_in_order() {
         let mut unanswered = Vec::new();
         for (number, stream) in listener.incoming().enumerate() {
             let mut stream = BufReader::new(stream.unwrap());
-            let (mut length, mut key, mut line) = (0, String::new(), String::new());
-            while stream.read_line(&mut line).unwrap_or(0) > 2 {
-                let lower = line.to_ascii_lowercase();
-                if let Some(value) = lower.strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                if let Some(value) = lower.strip_prefix("idempotency-key:") {
-                    key = value.trim().to_owned();
-                }
-                line.clear();
-            }
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).unwrap();
+            let (key, _) = read_post(&mut stream).unwrap();
             sender.send(key).unwrap();
             if number < 2 {
                 // Never answered, never closed.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use aiot_testkit::edge::{Certificates, Hub, Mosquitto, free_port, wait_for};
 use aiot_testkit::tools;
 use serde_json::{Value, json};
-use support::{Service, command, finished, package};
+use support::{Service, command, finished, package, read_post};
 
 fn png(colour: [u8; 3]) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
@@ -42,21 +42,9 @@ fn webhook(statuses: &'static [u16]) -> (String, Taken) {
         let mut left = statuses.iter();
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.unwrap());
-            let (mut length, mut key, mut line) = (0, String::new(), String::new());
-            while stream.read_line(&mut line).unwrap_or(0) > 2 {
-                let lower = line.to_ascii_lowercase();
-                if let Some(value) = lower.strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                if let Some(value) = lower.strip_prefix("idempotency-key:") {
-                    key = value.trim().to_owned();
-                }
-                line.clear();
-            }
-            let mut body = vec![0; length];
-            if stream.read_exact(&mut body).is_err() {
+            let Ok((key, body)) = read_post(&mut stream) else {
                 continue;
-            }
+            };
             let status = left.next().copied().unwrap_or(204);
             // 0: closes without an answer.
             if status != 0 {

@@ -4,21 +4,12 @@ mod device;
 #[path = "../../edge-runtime/tests/support/mod.rs"]
 mod support;
 
-use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use device::{DESIRED, Device};
+use device::{DESIRED, Device, png};
 use serde_json::{Value, json};
 use support::{Service, command, golden, package};
-
-fn png(colour: [u8; 3]) -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    image::RgbImage::from_pixel(4, 4, image::Rgb(colour))
-        .write_to(&mut bytes, image::ImageFormat::Png)
-        .unwrap();
-    bytes.into_inner()
-}
 
 /// A package that takes blue for red and red for blue.
 fn challenger() -> tempfile::TempDir {

@@ -147,9 +147,7 @@ impl<'a> Run<'a> {
             id: deployment.id.clone(),
             ring: None,
             tally: Tally::default(),
-            preflight: self
-                .preflight(deployment)
-                .filter(|_| !deployment.modules.is_empty()),
+            preflight: self.preflight(deployment),
             verdict: Verdict::Finished,
         };
         self.tidy(deployment, &lineage);

@@ -76,3 +76,19 @@ pub fn dedent(text: &str) -> String {
         .collect();
     cut.join("\n").trim_end().to_owned()
 }
+
+/// `digits-next`, on one of the targets of `digits`.
+pub const CHALLENGER: &str = r#"
+[model.digits-next]
+description = "Reads digits better"
+version = "2.0.0"
+task = "classification"
+module = "vision"
+targets = ["pi-64"]
+shadow = { of = "digits", share = 0.1 }
+source.file = { path = "models/digits-next/model.onnx", sha256 = "3333333333333333333333333333333333333333333333333333333333333333" }
+input.image = { width = 16, height = 16, colour = "grey" }
+output.labels = "models/digits/labels.txt"
+quantization.scheme = "none"
+acceptance = { evaluation = "models/digits/evaluation", metric = "accuracy", at-least = 0.97, max-drop = 0.01 }
+"#;

@@ -6,6 +6,7 @@ use aiot_plan::lock::Lock;
 use aiot_plan::plan::{Selection, Status, statuses};
 
 use crate::bench::{Bench, digest, same, words};
+use crate::common::CHALLENGER;
 
 /// Builds all, changes one thing and releases again.
 #[track_caller]
@@ -588,19 +589,3 @@ fn a_challenger_comes() {
     "#,
     );
 }
-
-/// `digits-next`, on one of the targets of `digits`.
-pub const CHALLENGER: &str = r#"
-[model.digits-next]
-description = "Reads digits better"
-version = "2.0.0"
-task = "classification"
-module = "vision"
-targets = ["pi-64"]
-shadow = { of = "digits", share = 0.1 }
-source.file = { path = "models/digits-next/model.onnx", sha256 = "3333333333333333333333333333333333333333333333333333333333333333" }
-input.image = { width = 16, height = 16, colour = "grey" }
-output.labels = "models/digits/labels.txt"
-quantization.scheme = "none"
-acceptance = { evaluation = "models/digits/evaluation", metric = "accuracy", at-least = 0.97, max-drop = 0.01 }
-"#;

@@ -86,7 +86,7 @@ fn what_is_not_selected_need_not_be_locked() {
 
 #[test]
 fn a_challenger_is_selected_with_the_image_that_it_rides_in() {
-    let models = format!("{MODELS}{}", crate::changes::CHALLENGER);
+    let models = format!("{MODELS}{}", crate::common::CHALLENGER);
     let mut bench = Bench::of(&models, TARGETS);
     bench.selection.models = [ModelName::new("digits-next").unwrap()].into();
     bench.lock_all();

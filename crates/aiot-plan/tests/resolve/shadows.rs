@@ -2,26 +2,11 @@
 
 use aiot_plan::resolve;
 
-use crate::common::{ENVIRONMENT, MODELS, TARGETS, render, texts, with};
+use crate::common::{CHALLENGER, ENVIRONMENT, MODELS, TARGETS, render, texts, with};
 
 /// All models and a challenger of `digits`.
 fn challenged() -> String {
-    format!(
-        r#"{MODELS}
-[model.digits-next]
-description = "Reads digits better"
-version = "2.0.0"
-task = "classification"
-module = "vision"
-targets = ["pi-64"]
-shadow = {{ of = "digits", share = 0.1 }}
-source.file = {{ path = "models/digits-next/model.onnx", sha256 = "3333333333333333333333333333333333333333333333333333333333333333" }}
-input.image = {{ width = 16, height = 16, colour = "rgb" }}
-output.labels = "models/digits/labels.txt"
-quantization.scheme = "none"
-acceptance = {{ evaluation = "models/digits/evaluation", metric = "accuracy", at-least = 0.97, max-drop = 0.01 }}
-"#
-    )
+    format!("{MODELS}{CHALLENGER}")
 }
 
 /// Breaks the challenger.

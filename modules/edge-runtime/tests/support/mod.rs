@@ -228,3 +228,21 @@ pub fn read_response(mut stream: TcpStream) -> (u16, String) {
         .unwrap_or_else(|| panic!("no response: {text:?}"));
     (head[9..12].parse().unwrap(), body.to_owned())
 }
+
+/// `Idempotency-Key` and body of a request that a webhook gets.
+pub fn read_post(stream: &mut BufReader<TcpStream>) -> std::io::Result<(String, Vec<u8>)> {
+    let (mut length, mut key, mut line) = (0, String::new(), String::new());
+    while stream.read_line(&mut line).unwrap_or(0) > 2 {
+        let lower = line.to_ascii_lowercase();
+        if let Some(value) = lower.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if let Some(value) = lower.strip_prefix("idempotency-key:") {
+            key = value.trim().to_owned();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok((key, body))
+}
