@@ -8,15 +8,17 @@
 //! | [`random`] | the seeded numbers behind all of it |
 //! | [`query`] | the hub's query language, as far as conditions, metrics and commands need it |
 //! | [`rest`] | a request to the service → its answer, with its errors, ETags, throttles and pages |
+//! | [`mqtt`] | clients of devices and modules, in the place of simulated ones |
 //! | [`population`] | a fleet that fits a declared environment |
 //! | [`sized`] | releases and hubs of any size, to measure with |
 //! | [`serve`] | all of it behind https on loopback, with a certificate of its own |
 //!
 //! Where the sources say nothing, the service does what makes life harder for a caller. Nothing here sleeps, reads a
-//! clock or opens a socket, but for [`serve`].
+//! clock or opens a socket, but for [`serve`] and the sockets of [`mqtt`].
 
 pub mod faults;
 pub mod fleet;
+pub mod mqtt;
 mod page;
 pub mod population;
 pub mod query;
@@ -28,6 +30,7 @@ pub mod sized;
 
 pub use faults::{Faults, Faulty};
 pub use fleet::{Behaviour, Fleet, Quality, Trouble, Wrong};
+pub use mqtt::Identity;
 pub use population::population;
 pub use random::Random;
 pub use rest::Simulator;

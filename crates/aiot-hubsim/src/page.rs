@@ -82,11 +82,16 @@ pub(crate) fn page(simulator: &Simulator) -> String {
         true => format!(" (the first {DRAWN_LIMIT} are drawn)"),
         false => String::new(),
     };
+    let messages: u64 = simulator.clients.telemetry().values().sum();
+    let clients = match simulator.clients.count() {
+        0 if messages == 0 => String::new(),
+        count => format!("; {count} clients connected by MQTT, {messages} messages to the cloud"),
+    };
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=3>\
          <title>Simulated hub</title><style>body{{font:14px sans-serif;margin:2em}}td,th{{padding:2px 12px 2px 0;\
          text-align:left}}ul{{list-style:none;padding:0}}li{{display:inline;margin-right:1.5em}}</style>\
-         <h1>Simulated hub</h1><p>{} by its clock; {} devices{drawn}; {} calls refused by a throttle</p>\
+         <h1>Simulated hub</h1><p>{} by its clock; {} devices{drawn}; {} calls refused by a throttle{clients}</p>\
          <ul>{legend}</ul><svg width={} height={height} role=img aria-label='fleet'>{squares}</svg>\
          <h2>Deployments</h2><table><tr><th>id<th>priority<th>ring<th>devices<th>stopped, taken back{rows}</table></html>",
         time_text(service.now_secs),

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::mqtt::Identity;
 use crate::page::page;
 use crate::rest::{BODY_LIMIT_BYTES, Clock, POLICY, Reply, Request, Simulator};
 use crate::service::Service;
@@ -39,7 +40,7 @@ const STEP_SECS: u64 = 60;
 /// Connections that wait to be taken.
 const WAITING_LIMIT: usize = 64;
 /// Longest wait for a client's handshake.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 struct Shared {
     simulator: Arc<Mutex<Simulator>>,
@@ -52,6 +53,7 @@ struct Shared {
 pub struct Server {
     simulator: Arc<Mutex<Simulator>>,
     runtime: Option<tokio::runtime::Runtime>,
+    tls: TlsAcceptor,
     address: SocketAddr,
     ca_pem: String,
     key: Vec<u8>,
@@ -86,7 +88,8 @@ impl Server {
             start_secs,
         });
         let (sender, receiver) = mpsc::channel(WAITING_LIMIT);
-        runtime.spawn(accept(listener, TlsAcceptor::from(tls), sender));
+        let tls = TlsAcceptor::from(tls);
+        runtime.spawn(accept(listener, tls.clone(), sender));
         let app = axum::Router::new().fallback(answer).with_state(shared);
         runtime.spawn(async move {
             let _ = axum::serve(Accepted { receiver, address }, app).await;
@@ -94,10 +97,39 @@ impl Server {
         Ok(Server {
             simulator,
             runtime: Some(runtime),
+            tls,
             address,
             ca_pem,
             key,
         })
+    }
+
+    /// Lets clients of devices and modules connect by MQTT over TLS; gives the port, 0 is one that is free.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn listen_for_devices(&self, port: u16) -> io::Result<u16> {
+        let Some(runtime) = &self.runtime else {
+            return Err(io::Error::other("the hub has ended"));
+        };
+        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?;
+        let port = listener.local_addr()?.port();
+        let hub = Arc::clone(&self.simulator);
+        runtime.spawn(crate::mqtt::listen(listener, self.tls.clone(), hub));
+        Ok(port)
+    }
+
+    /// How a client of a device or module connects; a secret. The clients know the port by themselves: 8883.
+    pub fn client_connection_string(&self, identity: &Identity) -> String {
+        let key = base64::engine::general_purpose::STANDARD.encode(&self.simulator().keys(identity)[0]);
+        let module = identity
+            .module
+            .as_ref()
+            .map_or_else(String::new, |module| format!(";ModuleId={module}"));
+        format!(
+            "HostName=localhost;DeviceId={}{module};SharedAccessKey={key}",
+            identity.device
+        )
     }
 
     /// The hub, for whoever serves it: to let time pass, break devices, and look.
@@ -133,7 +165,7 @@ impl Drop for Server {
     }
 }
 
-fn locked(simulator: &Mutex<Simulator>) -> MutexGuard<'_, Simulator> {
+pub(crate) fn locked(simulator: &Mutex<Simulator>) -> MutexGuard<'_, Simulator> {
     simulator.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
@@ -238,7 +270,10 @@ fn compute(shared: &Shared, request: &Request) -> Response {
             .map_or(0, |since| since.as_secs()),
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
     };
-    http(simulator.handle(request, clock))
+    let reply = simulator.handle(request, clock);
+    let (number, now_secs) = (simulator.requests, simulator.service.now_secs);
+    drop(simulator);
+    http(reply.settled(number, now_secs))
 }
 
 /// Lets virtual time come to where it should be.

@@ -176,6 +176,19 @@ fn over(place: String, what: &'static str, used: u64, limit: u64, help: &'static
     )
 }
 
+/// Checks a section of a twin, desired or reported, by itself: its size, depth, keys and values. `place` names it in
+/// errors.
+pub fn check_section(place: &str, section: &Value) -> Vec<ManifestError> {
+    let mut errors = Vec::new();
+    let size_bytes = twin_size_bytes(section);
+    if size_bytes > DESIRED_BYTES {
+        let help = "shorten it";
+        errors.push(over(place.to_owned(), "bytes", size_bytes, DESIRED_BYTES, help));
+    }
+    check_value(place, &mut Vec::new(), section, &mut errors);
+    errors
+}
+
 /// Keys and values of one desired section. The recursion ends at [`TWIN_DEPTH`].
 fn check_value<'a>(place: &str, path: &mut Vec<&'a str>, value: &'a Value, errors: &mut Vec<ManifestError>) {
     let error = |path: &[&str], problem| {

@@ -1,5 +1,6 @@
 //! `cargo xtask hub simulate`: a hub and a fleet on this machine, to try every command without an account.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -9,10 +10,13 @@ use aiot_build::BuildError;
 use aiot_build::environment::generated;
 use aiot_build::paths::Paths;
 use aiot_hubsim::rest::entra;
-use aiot_hubsim::{Quality, Server, Service, Trouble, population};
+use aiot_hubsim::{Identity, Quality, Server, Service, Trouble, population};
 use aiot_iothub::rollout::declared::images;
 
 use crate::output::Format;
+
+/// Where devices look for a hub.
+const MQTT_PORT: u16 = 8883;
 
 /// What to do with hubs.
 #[derive(clap::Subcommand)]
@@ -28,6 +32,13 @@ pub enum Arguments {
         /// Port on loopback [default: one that is free]
         #[arg(long, value_name = "PORT", default_value = "0", hide_default_value = true)]
         port: u16,
+        /// Port on loopback for clients of devices and modules, MQTT over TLS [default: 8883, which is all that the
+        /// official clients know, or else one that is free]
+        #[arg(long, value_name = "PORT")]
+        device_port: Option<u16>,
+        /// A device or module whose place a client of yours takes: writes its connection string to a file
+        #[arg(long, value_name = "DEVICE[/MODULE]")]
+        connect: Vec<String>,
         /// Virtual seconds per second: at 3600 an hour of soaking is a second
         #[arg(long, value_name = "N", default_value = "3600", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
         speed: u32,
@@ -54,6 +65,8 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         environment,
         devices,
         port,
+        device_port,
+        connect,
         speed,
         units,
         bad,
@@ -90,8 +103,26 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let count = fleet.devices.len();
+    let connect: Vec<Identity> = connect.iter().map(|text| Identity::parse(text)).collect();
+    if let Some(unknown) = connect
+        .iter()
+        .find(|one| !fleet.devices.contains_key(&one.device))
+    {
+        let first = fleet.devices.keys().next().map_or("", String::as_str);
+        return Err(BuildError::Other(format!(
+            "--connect: there is no device `{}`; the first of {count} is `{first}`",
+            unknown.device
+        )));
+    }
     let server = Server::start(Service::new(fleet, now_secs), *port, *units, f64::from(*speed))
         .map_err(|error| BuildError::Other(format!("cannot serve on port {port}: {error}")))?;
+    let device_port = match device_port {
+        Some(port) => server.listen_for_devices(*port),
+        None => server
+            .listen_for_devices(MQTT_PORT)
+            .or_else(|_| server.listen_for_devices(0)),
+    }
+    .map_err(|error| BuildError::Other(format!("cannot serve devices: {error}")))?;
 
     let folder = paths.state.join("simulated-hub").join(server.port().to_string());
     std::fs::create_dir_all(&folder)
@@ -102,6 +133,12 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
     write(&ca, server.ca_pem())?;
     let entra = folder.join("entra");
     write(&entra, &entra_variables(&server, &ca, *units))?;
+    let mut device_files = Vec::new();
+    for (number, one) in connect.iter().enumerate() {
+        let file = folder.join(format!("device-{number}"));
+        write(&file, &server.client_connection_string(one))?;
+        device_files.push((one.to_string(), file));
+    }
     match format {
         Format::Text => print!(
             "export AIOT_HUB_CONNECTION_FILE={}\nexport AIOT_HUB_CA_FILE={}\nexport AIOT_HUB_UNITS={units}\n",
@@ -112,7 +149,8 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             "{}",
             serde_json::json!({
                 "schema": 1, "port": server.port(), "devices": count, "connection-file": connection, "ca-file": ca,
-                "entra-file": entra, "units": units,
+                "entra-file": entra, "units": units, "device-port": device_port,
+                "device-connection-files": device_files.iter().cloned().collect::<BTreeMap<_, _>>(),
             })
         ),
     }
@@ -124,6 +162,12 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         server.port(),
         ca.display()
     );
+    for (who, file) in &device_files {
+        eprintln!("connection string of {who}: {}", file.display());
+    }
+    if !device_files.is_empty() {
+        eprintln!("MQTT over TLS on port {device_port}, authority as above");
+    }
     loop {
         std::thread::park();
     }

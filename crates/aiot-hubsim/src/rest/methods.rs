@@ -3,13 +3,18 @@
 //! Sources: the service's REST description; docs on the agent's built-in methods. Throttles of both are not in the
 //! sources: methods have none here, content counts as a call to configurations, which is the tightest.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Reply, Request, Simulator, body_of, error, ok};
+use crate::mqtt::Identity;
 use crate::service::ServiceError;
 
 /// Seconds that an answer may be waited for.
 const RESPONSE_SECS: std::ops::RangeInclusive<u64> = 5..=300;
+/// Seconds that an answer is waited for without a word about it.
+const DEFAULT_SECS: u64 = 30;
 /// Seconds that a device may be waited for.
 const CONNECT_SECS: std::ops::RangeInclusive<u64> = 0..=300;
 
@@ -29,7 +34,7 @@ pub(super) fn apply_content(
 
 /// `POST /twins/{id}/methods` and `/twins/{id}/modules/{module}/methods`
 pub(super) fn invoke(
-    hub: &Simulator,
+    hub: &mut Simulator,
     request: &Request,
     device: &str,
     module: Option<&str>,
@@ -57,6 +62,18 @@ pub(super) fn invoke(
             format!("device `{device}` is not registered"),
         )
     })?;
+    // A client that listens comes first; of a device that is simulated, only the agent listens.
+    let identity = Identity::new(device, module);
+    let wait_secs = body["responseTimeoutInSeconds"].as_u64().unwrap_or(DEFAULT_SECS);
+    let call = hub
+        .clients
+        .call(&identity, name, &body["payload"], Duration::from_secs(wait_secs));
+    if call.is_some() {
+        return Ok(Reply {
+            call,
+            ..Reply::default()
+        });
+    }
     if !found.online {
         return Err(error(
             404,

@@ -6,12 +6,14 @@
 //! | [`entra`] | sign-in and bearer tokens |
 //! | [`configurations`] | deployments: wire form, ETags, metrics |
 //! | [`twins`] | twins, modules, queries with pages |
+//! | `clients` | twins of those who connect by MQTT |
 //! | `methods` | direct methods, and content for one device |
 //!
 //! Sources: the service's REST description (API version 2021-04-12), recorded sessions of its clients, docs on quotas.
 //! Not served: jobs, and the creation of identities.
 
 pub mod auth;
+pub(crate) mod clients;
 pub mod configurations;
 pub mod entra;
 mod methods;
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde_json::{Value, json};
 
 use crate::faults::Faults;
+use crate::mqtt::{Call, Clients, Identity};
 use crate::random::Random;
 use crate::service::{Service, ServiceError};
 
@@ -56,9 +59,31 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The connection breaks before the answer is through.
     pub cut: bool,
+    /// A client has to answer first.
+    pub(crate) call: Option<Call>,
 }
 
 impl Reply {
+    /// Waits for the client that has to answer first, if one has to; without the hub, which must not wait meanwhile.
+    /// `request` and `now_secs`: for an error, as all have them.
+    pub(crate) fn settled(mut self, request: u64, now_secs: u64) -> Reply {
+        let Some(call) = self.call.take() else {
+            return self;
+        };
+        let answer = match call.wait() {
+            Some((status, payload)) => ok(&json!({ "status": status, "payload": payload })),
+            None => {
+                let late = error(504, "GatewayTimeout", "the device did not answer in time");
+                failed(&late, request, now_secs)
+            }
+        };
+        Reply {
+            headers: self.headers.into_iter().chain(answer.headers).collect(),
+            cut: self.cut,
+            ..answer
+        }
+    }
+
     /// Nothing comes back.
     fn broken() -> Reply {
         Reply {
@@ -112,6 +137,7 @@ pub struct Simulator {
     windows: BTreeMap<&'static str, VecDeque<u64>>,
     written: configurations::Written,
     patched: twins::Patched,
+    pub(crate) clients: Clients,
 }
 
 /// Name of the policy that a simulated hub has.
@@ -142,6 +168,7 @@ impl Simulator {
             windows: BTreeMap::new(),
             written: Default::default(),
             patched: Default::default(),
+            clients: Clients::default(),
         }
     }
 
@@ -167,8 +194,11 @@ impl Simulator {
             Some(error) => failed(&error, self.requests, self.service.now_secs),
             None => {
                 self.touch(request);
-                self.route(request, clock)
-                    .unwrap_or_else(|error| failed(&error, self.requests, self.service.now_secs))
+                let reply = self
+                    .route(request, clock)
+                    .unwrap_or_else(|error| failed(&error, self.requests, self.service.now_secs));
+                self.tell_clients();
+                reply
             }
         };
         if asks_to_wait {
@@ -198,6 +228,21 @@ impl Simulator {
             (false, None) => "",
         };
         self.told(request, reply, what)
+    }
+
+    /// The name of the hub: its authority without the port.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.split(':').next().unwrap_or_default()
+    }
+
+    /// Messages to the cloud that clients have sent, by who sent them.
+    pub fn telemetry(&self) -> &BTreeMap<Identity, u64> {
+        self.clients.telemetry()
+    }
+
+    /// The two keys of a device or module.
+    pub fn keys(&self, identity: &Identity) -> [Vec<u8>; 2] {
+        ["primary", "secondary"].map(|which| identity.key(&self.key, which))
     }
 
     /// Begins the numbers that decide faults anew.
@@ -277,7 +322,14 @@ impl Simulator {
         let sent = request.headers.get("authorization").map_or("", String::as_str);
         match sent.strip_prefix("Bearer ") {
             Some(token) => self.entra.check(token, clock.unix_secs)?,
-            None => auth::check(sent, &self.authority, &self.policy, &self.key, clock.unix_secs)?,
+            None => {
+                let wanted = auth::Wanted {
+                    resource: &|resource| resource.eq_ignore_ascii_case(&self.authority),
+                    policy: Some(&self.policy),
+                    key: &self.key,
+                };
+                auth::check(sent, &wanted, clock.unix_secs)?;
+            }
         }
         if !request
             .query
@@ -373,7 +425,7 @@ fn ok(value: &Value) -> Reply {
             "application/json; charset=utf-8".to_owned(),
         )]),
         body: value.to_string().into_bytes(),
-        cut: false,
+        ..Reply::default()
     }
 }
 
@@ -409,7 +461,7 @@ fn if_match(request: &Request) -> Option<&str> {
     }
 }
 
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use aiot_iothub::rollout::ModuleReport;
+use base64::Engine;
 use serde_json::{Map, Value, json};
 
+use super::clients::connection_state;
 use super::{PAGE_LIMIT_ROWS, Reply, Request, Simulator, body_of, error, if_match, ok};
 use crate::fleet::{SimulatedDevice, Wrong};
+use crate::mqtt::Identity;
 use crate::query::{Collection, Document, Query, Selection};
 use crate::service::{ServiceError, overlay};
 
 /// Modules of the runtime, which every edge device has.
-const SYSTEM: [&str; 2] = ["$edgeAgent", "$edgeHub"];
+pub(super) const SYSTEM: [&str; 2] = ["$edgeAgent", "$edgeHub"];
 /// Limit of a twin's tags, in bytes as the service counts them.
 const TAGS_LIMIT_BYTES: u64 = 8 << 10;
 
@@ -24,11 +27,11 @@ pub(super) struct Patched {
 }
 
 /// A twin that is looked into without being built as a whole.
-struct Twin<'a> {
-    hub: &'a Simulator,
-    device: &'a SimulatedDevice,
+pub(super) struct Twin<'a> {
+    pub hub: &'a Simulator,
+    pub device: &'a SimulatedDevice,
     /// None: the device's own.
-    module: Option<&'a str>,
+    pub module: Option<&'a str>,
 }
 
 impl Document for Twin<'_> {
@@ -70,7 +73,12 @@ impl Document for Twin<'_> {
             .iter()
             .filter_map(|key| Some(((*key).to_owned(), self.reported(key)?)))
             .collect();
-        reported.insert("$version".to_owned(), 1.into());
+        let by_client = self.by_client();
+        if let Some(Value::Object(entries)) = by_client.map(|(entries, _)| entries) {
+            reported.extend(entries.clone());
+        }
+        let version_reported = by_client.map_or(1, |(_, version)| *version);
+        reported.insert("$version".to_owned(), version_reported.into());
         let mut desired = self.desired();
         if let Some(desired) = desired.as_object_mut() {
             desired.insert("$version".to_owned(), self.desired_version().into());
@@ -78,7 +86,7 @@ impl Document for Twin<'_> {
         let mut twin = json!({
             "deviceId": self.device.id, "etag": etag(version), "deviceEtag": "MQ==", "version": version,
             "status": "enabled",
-            "connectionState": if self.device.online { "Connected" } else { "Disconnected" },
+            "connectionState": connection_state(self.hub, self.device, self.module),
             "authenticationType": "sas", "capabilities": {"iotEdge": true},
             "configurations": self.configurations(),
             "properties": {"desired": desired, "reported": reported},
@@ -110,7 +118,7 @@ impl Twin<'_> {
         self.hub.patched.desired.get(&key)
     }
 
-    fn desired(&self) -> Value {
+    pub(super) fn desired(&self) -> Value {
         let mut desired = self
             .module
             .and_then(|module| self.device.desired().merged.desired.get(module))
@@ -121,15 +129,31 @@ impl Twin<'_> {
         desired
     }
 
-    fn desired_version(&self) -> u64 {
+    pub(super) fn desired_version(&self) -> u64 {
         match self.module {
             Some("$edgeAgent") => self.device.desired_version(),
-            _ => self.patched().map_or(1, |(_, version)| *version),
+            _ => self.patched_version() + self.hub.clients.deployed(&self.identity()),
         }
+    }
+
+    pub(super) fn patched_version(&self) -> u64 {
+        self.patched().map_or(1, |(_, version)| *version)
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::new(&self.device.id, self.module)
+    }
+
+    /// What a client of a user has reported in this place, and its version.
+    fn by_client(&self) -> Option<&(Value, u64)> {
+        self.hub.clients.reported(&self.identity())
     }
 
     /// One entry of the reported properties.
     fn reported(&self, key: &str) -> Option<Value> {
+        if let Some(value) = self.by_client().and_then(|(entries, _)| entries.get(key)) {
+            return Some(value.clone());
+        }
         let agent = self.device.heard();
         if self.device.behaviour.wrong == Some(Wrong::Garbled) && self.module == Some("$edgeAgent") {
             return garbled(key);
@@ -195,7 +219,7 @@ fn modules(device: &SimulatedDevice) -> impl Iterator<Item = &str> {
     SYSTEM.into_iter().chain(own.filter(|name| !is_system(name)))
 }
 
-fn find<'a>(hub: &'a Simulator, parts: &[&'a str]) -> Result<Twin<'a>, ServiceError> {
+pub(super) fn find<'a>(hub: &'a Simulator, parts: &[&'a str]) -> Result<Twin<'a>, ServiceError> {
     let (id, module) = match parts {
         [id] => (*id, None),
         [id, "modules", module] => (*id, Some(*module)),
@@ -293,10 +317,13 @@ pub(super) fn write(hub: &mut Simulator, request: &Request, parts: &[&str]) -> R
 pub(super) fn identities(hub: &Simulator, parts: &[&str]) -> Result<Reply, ServiceError> {
     let device = find(hub, &parts[..parts.len().min(1)])?.device;
     let identity = |module: Option<&str>| {
+        let keys = hub.keys(&Identity::new(&device.id, module));
+        let [primary, secondary] = keys.map(|key| base64::engine::general_purpose::STANDARD.encode(key));
         let mut identity = json!({
             "deviceId": device.id, "generationId": "1", "etag": "MQ==", "status": "enabled",
-            "connectionState": if device.online { "Connected" } else { "Disconnected" },
-            "authentication": {"type": "sas"}, "capabilities": {"iotEdge": true},
+            "connectionState": connection_state(hub, device, module),
+            "authentication": {"type": "sas", "symmetricKey": {"primaryKey": primary, "secondaryKey": secondary}},
+            "capabilities": {"iotEdge": true},
         });
         if let Some(module) = module {
             identity["moduleId"] = module.into();
