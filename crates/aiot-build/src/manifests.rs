@@ -98,8 +98,8 @@ fn release(
         environment: environment.name.to_string(),
         registry_prefix: environment.image_prefix(),
         system: SystemModules {
-            edge_agent: system(&environment.edge_agent),
-            edge_hub: system(&environment.edge_hub),
+            edge_agent: system(&environment.edge_agent.image),
+            edge_hub: system(&environment.edge_hub.image),
         },
         rings: environment.rings.iter().map(ring).collect(),
         targets: targets.into_values().collect(),

@@ -296,9 +296,9 @@ pub struct Environment {
     /// Prefix of all repositories.
     pub repository_prefix: String,
     /// Image of edgeAgent.
-    pub edge_agent: String,
+    pub edge_agent: SystemImage,
     /// Image of edgeHub.
-    pub edge_hub: String,
+    pub edge_hub: SystemImage,
     /// Base URL of a Debian mirror.
     pub debian_mirror: Option<String>,
     /// Base URL of an archive of old packages.
@@ -310,6 +310,15 @@ pub struct Environment {
     pub rings: Vec<Ring>,
     /// Models held at an earlier release; each model at most once per target.
     pub pins: Vec<Pin>,
+}
+
+/// An image of the runtime, as written.
+#[derive(Clone, Debug)]
+pub struct SystemImage {
+    /// The reference.
+    pub image: String,
+    /// Its place.
+    pub site: Site,
 }
 
 /// A model that an environment holds at an earlier release.

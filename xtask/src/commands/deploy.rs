@@ -10,7 +10,7 @@ use aiot_iothub::rollout::{
     Decision, Intent, SavedPlan, Snapshot, WayBack, decide, fingerprint, rollback, ways_back,
 };
 
-use super::session::{ConnectionArguments, HubArguments, Session, show};
+use super::session::{ConnectionArguments, HubArguments, Session, device_limits, show};
 use crate::output::Format;
 
 /// What to do.
@@ -109,7 +109,11 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             if let Some(out) = out {
                 save(&session, &snapshot, &intent.intent(), &decision, out)?;
             }
-            Ok(show(&session, &snapshot, &decision, false, format))
+            let code = show(&session, &snapshot, &decision, false, format);
+            if format == Format::Text {
+                print!("{}", device_limits(&session));
+            }
+            Ok(code)
         }
         Arguments::Apply {
             plan,

@@ -202,7 +202,6 @@ pub fn show(
     match format {
         Format::Text => {
             print!("{}", text(session, decision, is_done));
-            print!("{}", device_limits(session));
             for note in &notes {
                 println!("note: {note}");
             }
@@ -292,7 +291,7 @@ fn text(session: &Session, decision: &Decision, is_done: bool) -> String {
 }
 
 /// How much of the limits of a device is used, for people: of each limit the target that uses most of it.
-fn device_limits(session: &Session) -> String {
+pub fn device_limits(session: &Session) -> String {
     let mut most: BTreeMap<String, (String, UsedOf)> = BTreeMap::new();
     for (target, used) in session.declared.device_limits() {
         for used in used {

@@ -192,3 +192,28 @@ fn a_changed_model_file_is_not_built_under_the_old_digest() {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
 }
+
+#[test]
+fn a_runtime_without_support_is_a_warning_with_its_place() {
+    let Some(released) = Released::find() else { return };
+    let copy = released.copy();
+    let file = "deployments/prod.toml";
+    let old = "\"mcr.microsoft.com/azureiotedge-hub:1.4.0\"";
+    set_key(&copy, file, "system", "edge-hub", old);
+    let line = copy
+        .read(file)
+        .lines()
+        .position(|line| line.contains(old))
+        .unwrap()
+        + 1;
+    let checked = copy.run(XTASK, &["check"]).expect(0).stderr;
+    let expected = format!(
+        "warning: {file}:{line}: runtime image `{}`",
+        old.trim_matches('"')
+    );
+    assert!(
+        checked.contains(&expected) && checked.contains("since 2024-11-12"),
+        "{checked}"
+    );
+    assert_eq!(checked.lines().count(), 1, "{checked}");
+}

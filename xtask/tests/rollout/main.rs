@@ -5,14 +5,16 @@ mod commands;
 mod pins;
 mod plant;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use aiot_hubsim::{Faults, Quality, Random, Trouble};
+use aiot_iothub::rollout::Lineage;
 use aiot_testkit::tools::have;
 use plant::Plant;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Images of a model on devices.
 fn devices_with(plant: &Plant, image: &str) -> usize {
@@ -74,6 +76,59 @@ fn a_plan_says_what_devices_fetch() {
     let images = changed["preflight"]["whole-bytes"].as_u64().unwrap() - (40 << 20);
     assert_eq!(images % (10 << 20), 0, "{changed:#}");
     assert!(data["used-on-devices"].as_object().unwrap().len() > 1, "{data:#}");
+}
+
+/// Unpacked bytes that the deployments of models need together with what is there, by target and lineage.
+fn disk_bytes(plant: &Plant) -> BTreeMap<(String, String), u64> {
+    let planned = plant.xtask(&["deploy", "plan", "--format", "json"]).expect(2);
+    let data: Value = serde_json::from_str(&planned.stdout).unwrap();
+    let lineages = data["lineages"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    lineages
+        .filter_map(|one| {
+            let bytes = one["preflight"]["disk-bytes"].as_u64()?;
+            Some((
+                (text(&one["lineage"]["target"]), text(&one["lineage"]["stem"])),
+                bytes,
+            ))
+        })
+        .collect()
+}
+
+#[test]
+fn only_what_shares_a_device_is_held_against_its_disk() {
+    if !have(&["git"]) {
+        return;
+    }
+    let plant = Plant::new(30);
+    plant.write_layers();
+    plant.advance_to_the_end();
+    // Of the models of one target, one goes only to the devices with a sensor for vibration.
+    plant.new_image("delivery-digits", "2");
+    plant.write_layers();
+    let with_sensors = disk_bytes(&plant);
+    {
+        let mut hub = plant.server.simulator();
+        let ids: Vec<String> = hub.service.fleet.devices.keys().cloned().collect();
+        for id in ids {
+            hub.service.patch_tags(&id, &json!({"vibration": null})).unwrap();
+        }
+    }
+    let without = disk_bytes(&plant);
+    // Each image has 20 MiB of its own, and counts where it is on a device with the others.
+    let declared = plant.declared();
+    let mut targets = 0;
+    for ((target, stem), bytes) in &with_sensors {
+        let others = declared.list().deployments.iter().filter(|one| {
+            let lineage = Lineage::of(one);
+            one.target == *target && !lineage.is_base() && lineage.stem != *stem
+        });
+        let images: usize = others.map(|one| one.modules.len()).sum();
+        targets += usize::from(images > 0);
+        let less = bytes - without[&(target.clone(), stem.clone())];
+        assert_eq!(less, (images as u64) * (20 << 20), "{target} {stem}");
+    }
+    assert!(targets > 1, "{with_sensors:#?}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub mod rollback;
 pub mod saved;
 pub mod state;
 pub mod step;
+mod support;
 pub mod way_back;
 mod working;
 
@@ -48,4 +49,5 @@ pub use rollback::rollback;
 pub use saved::{SavedPlan, SavedPlanError};
 pub use state::{Agent, Device, HubDeployment, ModuleReport, RuntimeStatus, Snapshot};
 pub use step::{Action, Step, fingerprint};
+pub use support::ended_support;
 pub use way_back::{WayBack, ways_back};

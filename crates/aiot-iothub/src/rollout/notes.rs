@@ -6,18 +6,9 @@ use std::collections::BTreeSet;
 use super::declared::{Declared, images};
 use super::labels::Place;
 use super::state::{HubDeployment, Snapshot};
+use super::support::ended_support;
 use crate::condition::Condition;
-use crate::quiet::{time_of_text, time_text};
 use crate::render::DeploymentKind;
-
-/// Versions of the runtime with the last day of their support. Source: change log of Azure/iotedge.
-const RUNTIME_SUPPORT: [(&str, &str); 3] = [
-    ("1.4", "2024-11-12T00:00:00Z"),
-    ("1.5", "2026-11-10T00:00:00Z"),
-    ("1.6", "2028-11-14T00:00:00Z"),
-];
-/// Names of the runtime's images.
-const RUNTIME_IMAGES: [&str; 2] = ["azureiotedge-agent", "azureiotedge-hub"];
 
 /// Everything worth knowing, in the words of people.
 pub fn notes(declared: &Declared, snapshot: &Snapshot) -> Vec<String> {
@@ -52,38 +43,9 @@ fn runtime_support(declared: &Declared, now_secs: u64) -> Vec<String> {
         .filter_map(|one| declared.content(&one.id))
         .flat_map(|content| images(content).into_values())
         .collect();
-    let ended = |image: &String| {
-        let (repository, version) = image.rsplit_once(':')?;
-        let name = repository.rsplit('/').next()?;
-        if !RUNTIME_IMAGES.contains(&name) {
-            return None;
-        }
-        let mut parts = version.split('.').map(str::parse::<u32>);
-        let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
-            return None;
-        };
-        let oldest = (1, 4);
-        let last = RUNTIME_SUPPORT
-            .iter()
-            .find(|(of, _)| *of == format!("{major}.{minor}"));
-        let end_secs = match last {
-            Some((_, end)) => time_of_text(end)?,
-            None if (major, minor) < oldest => 0,
-            None => return None,
-        };
-        (end_secs < now_secs).then(|| {
-            let since = if end_secs == 0 {
-                String::new()
-            } else {
-                format!(" since {}", time_text(end_secs))
-            };
-            format!(
-                "runtime image `{image}` is not supported any more{since}: move to {}",
-                RUNTIME_SUPPORT[2].0
-            )
-        })
-    };
-    all.iter().filter_map(ended).collect()
+    all.iter()
+        .filter_map(|image| ended_support(image, now_secs))
+        .collect()
 }
 
 /// What a deployment of somebody else does to devices of ours.

@@ -95,8 +95,8 @@ impl Resolver {
             hub: declared.hub.map(Spanned::into_inner),
             registry: declared.registry.map(Spanned::into_inner),
             repository_prefix: declared.repository_prefix.into_inner(),
-            edge_agent: declared.system.edge_agent.into_inner(),
-            edge_hub: declared.system.edge_hub.into_inner(),
+            edge_agent: system_image(file, declared.system.edge_agent),
+            edge_hub: system_image(file, declared.system.edge_hub),
             debian_mirror: declared.debian_mirror,
             debian_snapshot: declared.debian_snapshot,
             signature_keys,
@@ -140,6 +140,13 @@ impl Resolver {
             });
         }
         keys
+    }
+}
+
+fn system_image(file: &SourceFile, declared: Spanned<String>) -> SystemImage {
+    SystemImage {
+        site: site(file, &declared),
+        image: declared.into_inner(),
     }
 }
 
