@@ -73,8 +73,8 @@ pub(crate) enum Topic {
     Desired,
     /// Direct methods.
     Methods,
-    /// Messages from the cloud, of which this hub has none.
-    FromCloud,
+    /// Messages from the cloud or, for a module, from other modules, of which this hub has none.
+    Messages,
 }
 
 /// A message to a client.

@@ -102,11 +102,15 @@ impl Session {
             "$iothub/twin/res/#" => Some(Topic::TwinAnswers),
             "$iothub/twin/PATCH/properties/desired/#" => Some(Topic::Desired),
             "$iothub/methods/POST/#" => Some(Topic::Methods),
-            // Modules get no messages from the cloud, and inputs only from an edge hub.
-            _ if self.identity.module.is_none() => (filter
-                == format!("{}/messages/devicebound/#", self.identity.path()))
-            .then_some(Topic::FromCloud),
-            _ => None,
+            _ => {
+                let path = self.identity.path();
+                // A module gets its inputs from an edge hub, in whose place this hub then stands.
+                let known = match self.identity.module {
+                    Some(_) => format!("{path}/inputs/#"),
+                    None => format!("{path}/messages/devicebound/#"),
+                };
+                (known == filter).then_some(Topic::Messages)
+            }
         }
     }
 
@@ -167,9 +171,12 @@ impl Session {
         let known = hub.clients.reported(&self.identity);
         let mut reported = known.map_or_else(|| json!({}), |(reported, _)| reported.clone());
         overlay(&mut reported, &patch);
-        aiot_iothub::limits::check_section("reported properties", &reported)
-            .is_empty()
-            .then(|| hub.clients.report(&self.identity, reported))
+        let errors = aiot_iothub::limits::check_section("reported properties", &reported);
+        if let Some(error) = errors.first() {
+            hub.service.told(format!("client {}: {error}", self.identity));
+            return None;
+        }
+        Some(hub.clients.report(&self.identity, reported))
     }
 }
 

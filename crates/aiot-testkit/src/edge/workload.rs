@@ -47,6 +47,15 @@ impl Workload {
     /// # Panics
     /// When the socket cannot be made.
     pub fn start(folder: &Path, trust: String) -> Workload {
+        Workload::start_with_key(folder, trust, KEY)
+    }
+
+    /// As [`Workload::start`], with the key that a hub knows of the module: at most 64 bytes.
+    ///
+    /// # Panics
+    /// When the socket cannot be made.
+    pub fn start_with_key(folder: &Path, trust: String, key: &[u8]) -> Workload {
+        let key = key.to_owned();
         let socket = folder.join("workload.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let shared = Arc::new(Shared::default());
@@ -63,7 +72,7 @@ impl Workload {
                     && let Ok(stream) = stream
                 {
                     // A client that leaves early is its own affair.
-                    let _ = answer(stream, &trust, &seen);
+                    let _ = answer(stream, &trust, &key, &seen);
                 }
             }
         });
@@ -106,7 +115,7 @@ impl Drop for Workload {
     }
 }
 
-fn answer(stream: UnixStream, trust: &str, shared: &Shared) -> std::io::Result<()> {
+fn answer(stream: UnixStream, trust: &str, key: &[u8], shared: &Shared) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
@@ -142,7 +151,7 @@ fn answer(stream: UnixStream, trust: &str, shared: &Shared) -> std::io::Result<(
             .nth(1)
             .and_then(|rest| rest.split('"').nth(1))
             .unwrap_or("");
-        let answer = format!("{{\"digest\":\"{}\"}}", base64(&hmac(&unbase64(data))));
+        let answer = format!("{{\"digest\":\"{}\"}}", base64(&hmac(key, &unbase64(data))));
         shared.requests.lock().unwrap().push(SignRequest {
             target: target.clone(),
             body,
@@ -162,11 +171,11 @@ fn answer(stream: UnixStream, trust: &str, shared: &Shared) -> std::io::Result<(
     reader.into_inner().write_all(&whole.as_bytes()[..end])
 }
 
-/// HMAC-SHA256 with [`KEY`], which is shorter than a block.
-fn hmac(data: &[u8]) -> Vec<u8> {
+/// HMAC-SHA256 with a key that is not longer than a block.
+fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
     let padded = |with: u8| -> Vec<u8> {
         let mut block = [0; 64];
-        block[..KEY.len()].copy_from_slice(KEY);
+        block[..key.len()].copy_from_slice(key);
         block.iter().map(|byte| byte ^ with).collect()
     };
     let digest = |bytes: Vec<u8>| unhex(&Digest::of(&bytes).hex());
@@ -241,6 +250,6 @@ mod tests {
             assert_eq!(base64(bytes), text);
             assert_eq!(unbase64(text), bytes);
         }
-        assert_eq!(hmac(b"x").len(), 32);
+        assert_eq!(hmac(KEY, b"x").len(), 32);
     }
 }
