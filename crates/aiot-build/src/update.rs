@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use aiot_plan::records::{CALIBRATION_FILE, MEASURED_FILE};
-
 use aiot_oci::Reference;
+use aiot_plan::lock::Lock;
+use aiot_plan::records::{CALIBRATION_FILE, MEASURED_FILE};
 use aiot_plan::workspace::Base;
 
 use crate::error::{BuildError, io};
@@ -16,32 +16,72 @@ use crate::paths::Paths;
 use crate::release::{Alone, prepare};
 use crate::workspace::find_model;
 
-/// What to look up anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pinned {
-    /// Debian packages of the bases.
-    Base,
-    /// Wheels: engines and build tools. Their versions stand in the declarations; this refreshes files and digests.
-    Wheels,
+/// What an update has changed, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Base images, in `targets.toml`.
+    pub images: Vec<String>,
+    /// Packages or wheels, in `aiot.lock`.
+    pub locked: Vec<String>,
 }
 
-/// Looks up everything of one kind anew and writes the lock; returns what changed, a line each.
+/// Moves the bases: `targets.toml` to what the tags of base images name now, and `aiot.lock` to the Debian packages that
+/// the mirror has now. A base image follows a tag when it has one beside its digest:
+/// `registry/repository:tag@sha256:…`.
+///
+/// # Errors
+/// A registry that cannot be asked or has no such tag, or an index that cannot be reached; both files then stay as they
+/// are.
+pub fn bases(paths: &Paths, network: &Network, events: Sink<'_>) -> Result<Changes, BuildError> {
+    let _alone = Alone::wait(paths, events)?;
+    let path = paths.file("targets.toml");
+    let old = std::fs::read_to_string(&path).map_err(io("read", &path))?;
+    let moved = moved_images(paths, network, events)?;
+    let mut new = old.clone();
+    for (old, (new_reference, _)) in &moved {
+        // With its quotes: a reference may be the end of another one.
+        for quote in ['"', '\''] {
+            new = new.replace(
+                &format!("{quote}{old}{quote}"),
+                &format!("{quote}{new_reference}{quote}"),
+            );
+        }
+    }
+    lockfile::write_if_changed(&path, new.as_bytes())?;
+    let locked = look_up(paths, network, events, |lock| lock.debian.clear());
+    if locked.is_err() {
+        lockfile::write_if_changed(&path, old.as_bytes())?;
+    }
+    Ok(Changes {
+        locked: locked?,
+        images: moved.into_values().map(|(_, change)| change).collect(),
+    })
+}
+
+/// Looks up wheels anew, of engines and build tools. Their versions stand in the declarations; this refreshes files and
+/// digests in `aiot.lock`.
 ///
 /// # Errors
 /// When an index cannot be reached; the lock then stays as it is.
-pub fn lock(
+pub fn wheels(paths: &Paths, network: &Network, events: Sink<'_>) -> Result<Changes, BuildError> {
+    let _alone = Alone::wait(paths, events)?;
+    Ok(Changes {
+        locked: look_up(paths, network, events, |lock| lock.wheel.clear())?,
+        images: Vec::new(),
+    })
+}
+
+/// Looks up what `empty` takes out of the lock, and writes it; what changed, a line each. The lock stays as it is where
+/// that fails.
+fn look_up(
     paths: &Paths,
-    pinned: Pinned,
     network: &Network,
     events: Sink<'_>,
+    empty: impl FnOnce(&mut Lock),
 ) -> Result<Vec<String>, BuildError> {
-    let _alone = Alone::wait(paths, events)?;
     let old = lockfile::read(paths)?;
     let mut emptied = old.clone();
-    match pinned {
-        Pinned::Base => emptied.debian.clear(),
-        Pinned::Wheels => emptied.wheel.clear(),
-    }
+    empty(&mut emptied);
     lockfile::write(paths, &emptied)?;
     let prepared = prepare(paths, &Default::default(), false, Some(network), events);
     if prepared.is_err() {
@@ -78,13 +118,12 @@ pub fn lock(
     Ok(changes)
 }
 
-/// Asks what the tags of base images name now, and writes newer digests into `targets.toml`; returns what changed, a line
-/// each. A reference follows a tag when it has one beside its digest: `registry/repository:tag@sha256:…`.
-///
-/// # Errors
-/// A registry that cannot be asked or has no such tag; nothing is written then.
-pub fn base_images(paths: &Paths, network: &Network, events: Sink<'_>) -> Result<Vec<String>, BuildError> {
-    let _alone = Alone::wait(paths, events)?;
+/// Base images whose tags name something else now: the reference → the new one, and what changed in words.
+fn moved_images(
+    paths: &Paths,
+    network: &Network,
+    events: Sink<'_>,
+) -> Result<BTreeMap<String, (String, String)>, BuildError> {
     let workspace = crate::workspace::check(paths, &mut crate::observe::FileIndex::open(paths))?;
     let mut moved = BTreeMap::new();
     let mut client = None;
@@ -117,19 +156,7 @@ pub fn base_images(paths: &Paths, network: &Network, events: Sink<'_>) -> Result
             moved.insert(reference.clone(), (new, format!("{tagged}: {digest} -> {named}")));
         }
     }
-    if moved.is_empty() {
-        return Ok(Vec::new());
-    }
-    let path = paths.file("targets.toml");
-    let mut text = std::fs::read_to_string(&path).map_err(io("read", &path))?;
-    for (old, (new, _)) in &moved {
-        // With its quotes: a reference may be the end of another one.
-        for quote in ['"', '\''] {
-            text = text.replace(&format!("{quote}{old}{quote}"), &format!("{quote}{new}{quote}"));
-        }
-    }
-    lockfile::write_if_changed(&path, text.as_bytes())?;
-    Ok(moved.into_values().map(|(_, change)| change).collect())
+    Ok(moved)
 }
 
 /// Takes the records of models away (all, where none is named), so that the next release makes them anew.

@@ -3,8 +3,7 @@
 use aiot_build::BuildError;
 use aiot_build::network::Network;
 use aiot_build::paths::Paths;
-use aiot_build::update::{Pinned, base_images, forget_records, lock};
-
+use aiot_build::update::{Changes, bases, forget_records, wheels};
 use serde_json::json;
 
 use crate::output::Format;
@@ -33,48 +32,44 @@ enum What {
 
 /// Moves what is pinned and prints what that changes.
 pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
-    let pinned = match &arguments.what {
-        What::Base => Pinned::Base,
-        What::Wheels => Pinned::Wheels,
-        What::Records { model } => {
-            let removed = forget_records(paths, model)?;
-            match format {
-                Format::Text => {
-                    for file in &removed {
-                        println!("removed {file}");
-                    }
-                    println!("`cargo xtask release` makes them anew");
+    if let What::Records { model } = &arguments.what {
+        let removed = forget_records(paths, model)?;
+        match format {
+            Format::Text => {
+                for file in &removed {
+                    println!("removed {file}");
                 }
-                Format::Json => println!("{:#}", json!({ "schema": 1, "removed": removed })),
+                println!("`cargo xtask release` makes them anew");
             }
-            return Ok(crate::EXIT_OK);
+            Format::Json => println!("{:#}", json!({ "schema": 1, "removed": removed })),
         }
-    };
+        return Ok(crate::EXIT_OK);
+    }
     let progress = Progress::new();
     let network = Network::new()?;
-    let mut changes = match pinned {
-        Pinned::Base => base_images(paths, &network, &|event| progress.show(event))?,
-        Pinned::Wheels => Vec::new(),
+    let events = |event| progress.show(event);
+    let Changes { images, locked } = match &arguments.what {
+        What::Wheels => wheels(paths, &network, &events)?,
+        _ => bases(paths, &network, &events)?,
     };
-    let images = changes.len();
-    changes.extend(lock(paths, pinned, &network, &|event| progress.show(event))?);
     progress.finish();
     if format == Format::Json {
+        let changes: Vec<&String> = images.iter().chain(&locked).collect();
         println!("{:#}", json!({ "schema": 1, "changes": changes }));
         return Ok(crate::EXIT_OK);
     }
-    for change in &changes {
+    for change in images.iter().chain(&locked) {
         println!("{change}");
     }
-    if changes.is_empty() {
-        println!("nothing newer");
-    } else {
-        let files = match images {
-            0 => "aiot.lock",
-            all if all == changes.len() => "targets.toml",
-            _ => "targets.toml and aiot.lock",
-        };
-        println!("`cargo xtask release` builds with them; review the change of {files}");
-    }
+    let files = match (images.is_empty(), locked.is_empty()) {
+        (true, true) => {
+            println!("nothing newer");
+            return Ok(crate::EXIT_OK);
+        }
+        (true, false) => "aiot.lock",
+        (false, true) => "targets.toml",
+        (false, false) => "targets.toml and aiot.lock",
+    };
+    println!("`cargo xtask release` builds with them; review the change of {files}");
     Ok(crate::EXIT_OK)
 }

@@ -1,7 +1,8 @@
 //! The engine from a base image, as on NVIDIA's devices: an image with an engine in it is made and served here, and
 //! a target declared on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aiot_oci::image::{read_config, read_manifest};
@@ -12,9 +13,10 @@ use aiot_oci::{
 use aiot_testkit::device::{Device, can_run};
 use aiot_testkit::registry::Registry;
 use aiot_testkit::released::{Copy, Released};
-use aiot_testkit::tools::{Ended, have, run};
+use aiot_testkit::tools::{Ended, find, have, run};
 
 use crate::common::{Image, Report, XTASK, one_per_architecture};
+use crate::mirror::{Mirror, NEWER, index_of};
 
 /// The engine in the base images that are made here.
 const LIBRARY: &str = "/usr/lib/libonnxruntime.so";
@@ -197,6 +199,18 @@ fn the_engine_can_come_from_the_base_image() {
     assert!(links.join(link).is_file());
 }
 
+/// A folder of programs without `gpgv`, which would refuse an index that Debian has not signed.
+fn without_gpgv(beside: &Path) -> PathBuf {
+    let folder = beside.join("programs");
+    std::fs::create_dir(&folder).unwrap();
+    for program in ["cargo", "git", "python3", "rustc"] {
+        if let Some(path) = find(program) {
+            std::os::unix::fs::symlink(path, folder.join(program)).unwrap();
+        }
+    }
+    folder
+}
+
 #[test]
 fn a_base_image_follows_its_tag_when_it_is_asked_to() {
     let Some(OnBase {
@@ -211,19 +225,35 @@ fn a_base_image_follows_its_tag_when_it_is_asked_to() {
     };
     let tagged = format!("{}/vendor/runtime:1", registry.address);
     let reference = format!("{}/vendor/runtime@{}", registry.address, base.digest);
-    let paths = aiot_build::paths::Paths::new(&copy.root, None);
-    let network = aiot_build::network::Network::new().unwrap();
-    let update = || aiot_build::update::base_images(&paths, &network, &|_| {});
+    let unsigned = without_gpgv(copy.beside());
+    let lock = || copy.read("aiot.lock");
+    // As locked, and with one package newer.
+    let same = Mirror::start(index_of(&lock(), None));
+    let newer = Mirror::start(index_of(&lock(), Some("libc6")));
+    let update = |mirror: &Mirror| {
+        let mut command = copy.command(XTASK, &["update", "base"]);
+        command
+            .env("AIOT_DEBIAN_MIRROR", &mirror.url)
+            .env("PATH", &unsigned);
+        run(command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1"))
+    };
     let declared = || copy.read("targets.toml");
     let before = declared();
-    assert_eq!(update().unwrap(), Vec::<String>::new(), "it has no tag to follow");
+    let untagged = update(&same).expect(0);
+    assert_eq!(untagged.stdout, "nothing newer\n");
+    assert!(
+        untagged.stderr.contains("has no tag to follow"),
+        "{}",
+        untagged.stderr
+    );
     copy.write(
         "targets.toml",
         before.replace(&reference, &format!("{tagged}@{}", base.digest)),
     );
     let pinned = declared();
-    assert_eq!(update().unwrap(), Vec::<String>::new(), "nothing newer");
-    assert_eq!(declared(), pinned);
+    let locked = lock();
+    assert_eq!(update(&same).expect(0).stdout, "nothing newer\n");
+    assert_eq!((declared(), lock()), (pinned.clone(), locked.clone()));
 
     // The tag moves: another image is pushed under it.
     let images = Released::find().unwrap().images();
@@ -233,14 +263,30 @@ fn a_base_image_follows_its_tag_when_it_is_asked_to() {
         .arg(format!("docker://{tagged}")))
     .expect(0);
     let change = format!("{tagged}: {} -> {}", base.digest, image.digest);
-    assert_eq!(update().unwrap(), [change]);
+    // A mirror that fails leaves both files as they are.
+    let failed = update(&Mirror::start(BTreeMap::new())).expect(1);
+    assert!(failed.stderr.contains("InRelease"), "{}", failed.stderr);
+    assert_eq!((declared(), lock()), (pinned.clone(), locked.clone()));
+    let done = update(&newer).expect(0).stdout;
     let moved = pinned.replace(&base.digest.to_string(), &image.digest.to_string());
     assert_eq!(declared(), moved);
+    assert!(done.lines().any(|line| line == change), "{done}");
+    assert!(
+        done.contains("review the change of targets.toml and aiot.lock"),
+        "{done}"
+    );
+    let architectures = locked.matches("[[debian]]").count();
+    assert_eq!(
+        lock().matches(NEWER).count(),
+        2 * architectures,
+        "version and file of each:\n{done}"
+    );
+    assert_eq!(done.matches(NEWER).count(), architectures, "{done}");
 
     // A tag that is gone is an error, and nothing is written.
     let gone = moved.replace("runtime:1@", "runtime:2@");
     copy.write("targets.toml", &gone);
-    assert!(update().unwrap_err().to_string().contains("runtime:2"));
+    assert!(update(&newer).expect(1).stderr.contains("runtime:2"));
     assert_eq!(declared(), gone);
 }
 

@@ -2,9 +2,6 @@
 //! or from the registry that it was pushed to, and the images come out the same.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
 
 use aiot_plan::lock::Lock;
 use aiot_testkit::registry::Registry;
@@ -13,47 +10,10 @@ use aiot_testkit::tools::{Ended, have, run};
 
 use crate::common::{Report, XTASK};
 use crate::crashes::forget;
-
-/// A mirror of a distribution that has moved on: 404 for whatever is asked.
-struct EmptyMirror {
-    url: String,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl EmptyMirror {
-    fn start() -> EmptyMirror {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/debian", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&asked);
-        // Ends with the test's process: it holds nothing but its port.
-        std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                answer(connection, &seen);
-            }
-        });
-        EmptyMirror { url, asked }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-fn answer(mut connection: TcpStream, asked: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
-    let first = lines.next().and_then(Result::ok).unwrap_or_default();
-    asked.lock().unwrap().push(first);
-    while lines
-        .next()
-        .and_then(Result::ok)
-        .is_some_and(|line| !line.is_empty())
-    {}
-    let _ = connection.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-}
+use crate::mirror::Mirror;
 
 /// `xtask` with that mirror, towards a registry on this machine.
-fn with(copy: &Copy, mirror: &EmptyMirror, arguments: &[&str]) -> Ended {
+fn with(copy: &Copy, mirror: &Mirror, arguments: &[&str]) -> Ended {
     let mut command = copy.command(XTASK, arguments);
     command.env("AIOT_DEBIAN_MIRROR", &mirror.url);
     run(command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1"))
@@ -105,7 +65,7 @@ fn digests(ended: Ended) -> (BTreeMap<(String, String), String>, String) {
 fn a_layer_in_the_store_needs_no_package() {
     let Some(released) = Released::find() else { return };
     let copy = released.copy();
-    let mirror = EmptyMirror::start();
+    let mirror = Mirror::start(BTreeMap::new());
     drop_packages(&copy);
     let done = ["release", "--locked", "--format", "json"];
     let report = Report::of(with(&copy, &mirror, &done));
@@ -128,7 +88,7 @@ fn a_layer_comes_from_the_registry_of_an_earlier_release() {
     }
     let Some(released) = Released::find() else { return };
     let copy = released.copy();
-    let mirror = EmptyMirror::start();
+    let mirror = Mirror::start(BTreeMap::new());
     // Other environments name the same images in registries that are not to be asked from here.
     let environment = copy.read("deployments/dev.toml");
     std::fs::remove_dir_all(copy.root.join("deployments")).unwrap();

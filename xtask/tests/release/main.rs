@@ -15,6 +15,7 @@ mod forms;
 mod gone;
 mod images;
 mod lock;
+mod mirror;
 mod podman;
 mod push;
 mod quantize;
