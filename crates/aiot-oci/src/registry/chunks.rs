@@ -96,7 +96,25 @@ impl RegistryClient {
         // The furthest byte that was acknowledged: only going beyond it counts as progress.
         let mut furthest = 0;
         let mut out_of_order = false;
-        while offset < blob.size {
+        loop {
+            if offset == blob.size {
+                let broken = match self.close(access, blob, url.clone()).await {
+                    Ok(()) => return Ok(PiecesEnd::Whole),
+                    Err(error) => error,
+                };
+                if !backoff.again(&broken).await {
+                    return Err(broken);
+                }
+                // It may have been closed and only the answer got lost; otherwise all pieces are there still.
+                if self.has_blob(access, blob).await? {
+                    return Ok(PiecesEnd::Whole);
+                }
+                (url, offset) = match self.progress(access, &url, blob.size).await? {
+                    Some((next, has)) => (next.unwrap_or(url), has),
+                    None => return Err(later(broken)),
+                };
+                continue;
+            }
             let length = match is_probe {
                 true => PROBE_BYTES.max(pieces.least_bytes),
                 false => chunk_bytes,
@@ -151,8 +169,6 @@ impl RegistryClient {
                 }
             };
         }
-        self.close(access, blob, url).await?;
-        Ok(PiecesEnd::Whole)
     }
 
     /// Where to go on and from which byte; `None` when the session is gone.

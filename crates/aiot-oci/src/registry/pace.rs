@@ -118,9 +118,11 @@ impl RegistryClient {
         pace.round_trip.mul_f64(1.25).min(LONGEST_PAUSE)
     }
 
-    /// Whether connections have broken lately.
+    /// Whether connections have broken lately, or requests were refused again and again: one refusal alone may be a
+    /// registry that is busy.
     pub(super) fn link_is_bad(&self, registry: &str) -> bool {
-        lock(&self.inner.paces).of(registry).breaks > 0
+        let pace = *lock(&self.inner.paces).of(registry);
+        pace.breaks > 0 || pace.refusals > 1
     }
 
     /// Whether the registry goes on with an upload after a break; `None` = not tried yet.

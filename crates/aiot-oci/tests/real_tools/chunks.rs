@@ -151,11 +151,24 @@ fn an_acknowledged_piece_is_not_sent_again() {
     }
     let starts: Arc<Mutex<BTreeMap<String, u32>>> = Arc::default();
     let seen = starts.clone();
-    let mut pieces = 0;
-    // Every third piece is refused before the registry sees it: nothing is lost there.
+    let sessions = Arc::new(AtomicU64::new(0));
+    let opened = sessions.clone();
+    let (mut pieces, mut ends) = (0, 0);
+    // Every third piece, and every second request that ends an upload, is refused before the registry sees it: nothing
+    // is lost there.
     let found = check(
         Some(32 << 10),
         Box::new(move |head| {
+            if head.method == "POST" {
+                opened.fetch_add(1, Ordering::Relaxed);
+            }
+            if is_upload(head) {
+                ends += 1;
+                return match ends % 2 {
+                    0 => Fault::Pass,
+                    _ => answer("503 Busy", "", ""),
+                };
+            }
             if !is_piece(head) {
                 return Fault::Pass;
             }
@@ -174,6 +187,7 @@ fn an_acknowledged_piece_is_not_sent_again() {
     let starts = starts.lock().unwrap();
     assert!(starts.len() >= 10, "{starts:?}");
     assert!(starts.values().all(|times| *times == 1), "{starts:?}");
+    assert_eq!(sessions.load(Ordering::Relaxed), 4, "one for each blob");
 }
 
 #[test]
