@@ -270,7 +270,7 @@ fn push_with(
     if let Some(bases) = settings.bases {
         client.hint_places(bases);
     }
-    let places = places::KnownPlaces::read(settings.habits, client);
+    let mut places = places::KnownPlaces::read(settings.habits, client);
     let mut before = Before {
         keeps_referrers,
         ..Before::default()
@@ -293,6 +293,7 @@ fn push_with(
             &remaining,
             settings,
             events,
+            &mut places,
             &mut rows,
             &mut report.total,
         );

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use aiot_oci::{
@@ -17,6 +17,8 @@ use serde_json::Value;
 use crate::common::XTASK;
 
 const MODELS: usize = 12;
+/// More than all manifests and indices of the fleet have.
+const DOCUMENTS_BYTES: u64 = 100_000;
 const TARGETS: [(&str, Option<&str>); 4] = [
     ("amd64", None),
     ("arm64", None),
@@ -33,18 +35,23 @@ fn layer(store: &Store, name: &str, size_bytes: usize) -> Layer {
     layer.build(store, Compression::None).unwrap()
 }
 
-/// A layout with images of [`MODELS`] models for [`TARGETS`], which share a layer per target; returns the bytes of its
-/// blobs.
-fn write_fleet(dir: &Path) -> u64 {
+/// A layout with images of [`MODELS`] models for [`TARGETS`]; returns the bytes of its blobs. `shares`: whether they
+/// share a layer per target, or each has its own.
+fn write_fleet(dir: &Path, shares: bool) -> u64 {
     let store = Store::create(&dir.join("store")).unwrap();
-    let shared = TARGETS.map(|(target, _)| layer(&store, target, 200_000));
     let (mut entries, mut blobs) = (Vec::new(), BTreeMap::new());
     for number in 0..MODELS {
         let model = layer(&store, &format!("m{number}"), 20_000);
+        let of = if shares {
+            String::new()
+        } else {
+            format!("-m{number}")
+        };
+        let targets = TARGETS.map(|(target, _)| layer(&store, &format!("{target}{of}"), 200_000));
         let mut images = Vec::new();
-        for ((target, variant), shared) in TARGETS.into_iter().zip(&shared) {
+        for ((target, variant), own) in TARGETS.into_iter().zip(&targets) {
             let mut spec = ImageSpec::new(Platform::new("linux", target, variant));
-            spec.layers = vec![shared.clone(), model.clone()];
+            spec.layers = vec![own.clone(), model.clone()];
             // A config of its own for each.
             spec.labels = BTreeMap::from([("model".to_owned(), format!("m{number}"))]);
             let image = assemble_image(&store, &spec).unwrap();
@@ -62,7 +69,7 @@ fn write_fleet(dir: &Path) -> u64 {
 }
 
 /// A machine that pushes the fleet in `dir`.
-fn push(dir: &Path, machine: &str, to: &str, more: &[&str]) -> Value {
+fn pushing(dir: &Path, machine: &str, to: &str, more: &[&str]) -> Command {
     let machine = dir.join(machine);
     std::fs::create_dir_all(&machine).unwrap();
     let mut command = Command::new(XTASK);
@@ -77,6 +84,11 @@ fn push(dir: &Path, machine: &str, to: &str, more: &[&str]) -> Value {
         .env("HOME", &machine)
         .env("NO_PROXY", "127.0.0.1")
         .env("no_proxy", "127.0.0.1");
+    command
+}
+
+fn push(dir: &Path, machine: &str, to: &str, more: &[&str]) -> Value {
+    let mut command = pushing(dir, machine, to, more);
     serde_json::from_str(&run(&mut command).expect(0).stdout).unwrap()
 }
 
@@ -87,7 +99,7 @@ fn a_fleet_takes_the_requests_that_were_planned_and_then_one_for_each_model() {
     }
     let place = tempfile::tempdir().unwrap();
     let dir = place.path();
-    let blob_bytes = write_fleet(dir);
+    let blob_bytes = write_fleet(dir, true);
     let registry = Registry::start(dir);
     let link = BadLink::start(
         &registry.address,
@@ -152,6 +164,71 @@ fn a_fleet_takes_the_requests_that_were_planned_and_then_one_for_each_model() {
         planned == blob_bytes && uploaded > blob_bytes,
         "{planned} {uploaded}"
     );
+}
+
+/// Bytes of all blobs that the registry in `dir` has taken.
+fn stored_bytes(dir: &Path) -> u64 {
+    let mut folders = vec![dir.join("registry/docker/registry/v2/blobs")];
+    let mut bytes = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => bytes += entry.metadata().unwrap().len(),
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn a_push_that_is_interrupted_goes_on_where_it_was() {
+    if !have(&["docker-registry"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path();
+    let blob_bytes = write_fleet(dir, false);
+    let registry = Registry::start(dir);
+    // So slow that the push is in the middle of its blobs for seconds.
+    let link = BadLink::start(
+        &registry.address,
+        Badness {
+            failing_per_mille: 0,
+            latency: Duration::from_millis(100),
+            seed: 0,
+            keeps_uploads: false,
+        },
+    );
+    let to = format!("{}/fleet", link.address);
+    for percent in [25, 50, 90] {
+        let mut child = pushing(dir, "one", &to, &[])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let before = link.counts().body_bytes;
+        let missing = blob_bytes.saturating_sub(stored_bytes(dir));
+        while link.counts().body_bytes - before < missing * percent / 100 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        run(Command::new("kill").args(["-INT", &child.id().to_string()])).expect(0);
+        let ended = child.wait().unwrap();
+        assert!(!ended.success(), "{ended}");
+    }
+    // What the registry has is not sent again.
+    let (before, stored) = (link.counts().body_bytes, stored_bytes(dir));
+    assert!(stored > blob_bytes / 2, "{stored} of {blob_bytes}");
+    push(dir, "one", &to, &[]);
+    let sent = link.counts().body_bytes - before;
+    assert!(
+        sent <= blob_bytes.saturating_sub(stored) + DOCUMENTS_BYTES,
+        "{sent}: {stored} of {blob_bytes}"
+    );
+    let before = link.requests().len();
+    push(dir, "one", &to, &[]);
+    assert_eq!(link.requests().len() - before, MODELS, "all is there");
 }
 
 /// Blob → how often it was asked for.

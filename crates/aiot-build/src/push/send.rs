@@ -10,6 +10,7 @@ use aiot_oci::{
 };
 use tokio::task::JoinSet;
 
+use super::places::KnownPlaces;
 use super::{Placed, PushItem, PushRow, PushSettings};
 use crate::error::BuildError;
 use crate::events::{Event, Sink};
@@ -76,6 +77,7 @@ pub(super) fn send(
     remaining: &[Vec<Placed<'_>>],
     settings: PushSettings<'_>,
     events: Sink<'_>,
+    places: &mut KnownPlaces,
     rows: &mut [Option<PushRow>],
     total: &mut PushReceipt,
 ) -> Result<(), BuildError> {
@@ -144,6 +146,8 @@ pub(super) fn send(
         .collect();
     let take = |sent: Vec<Sent>| {
         tell();
+        // One that cannot be written is told of at the end.
+        let _ = places.write_sometimes(client);
         for Sent {
             position,
             receipt,

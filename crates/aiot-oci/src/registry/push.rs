@@ -193,7 +193,10 @@ impl RegistryClient {
                 self.manifest_digest(&access, tag).await?
             };
             match found {
-                Some(found) if found == root.digest => return Ok(receipt),
+                Some(found) if found == root.digest => {
+                    self.remember_below(to, &Graph::below(store, root)?.images);
+                    return Ok(receipt);
+                }
                 Some(found) if !options.overwrite_tag => {
                     let (repository, tag) = (Box::new(to.clone()), tag.to_owned());
                     return Err(RegistryError::TagExists {
@@ -210,8 +213,11 @@ impl RegistryClient {
         if !self.root_is_there(&access, root, &graph, tag.is_some()).await? {
             self.push_children(store, &access, root, &graph, options, &mut receipt)
                 .await?;
-        } else if tag.is_none() {
-            return Ok(receipt);
+        } else {
+            self.remember_below(to, &graph.images);
+            if tag.is_none() {
+                return Ok(receipt);
+            }
         }
         let name = tag.map_or(root.digest.to_string(), str::to_owned);
         let is_confirmed = self
@@ -242,6 +248,16 @@ impl RegistryClient {
             return Ok(self.knows_manifest(&access.repository, &root.digest));
         }
         self.has_manifest(access, &root.digest).await
+    }
+
+    /// Images that a repository has prove their blobs: other repositories can mount them from there.
+    fn remember_below(&self, repository: &Repository, images: &[Image]) {
+        for blob in images
+            .iter()
+            .flat_map(|image| image.layers.iter().chain([&image.config]))
+        {
+            self.remember_blob(repository, &blob.digest);
+        }
     }
 
     /// Whether the repository has a manifest or index; not asked where this client put it there or saw it.
@@ -309,6 +325,8 @@ impl RegistryClient {
             let digest = image.descriptor.digest;
             if digest == root.digest || !self.has_manifest(access, &digest).await? {
                 missing.push(image);
+            } else {
+                self.remember_below(&access.repository, std::slice::from_ref(image));
             }
         }
         let by_digest = |blobs: &mut dyn Iterator<Item = &Descriptor>| -> BTreeMap<Digest, Descriptor> {
