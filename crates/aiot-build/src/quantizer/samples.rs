@@ -31,7 +31,7 @@ pub enum Samples {
 pub struct ArrayFile {
     path: PathBuf,
     kind: String,
-    /// Axes of one sample, a batch of 1 in front.
+    /// Axes of one run's array.
     shape: Vec<usize>,
     samples: usize,
     data_offset: u64,
@@ -50,7 +50,8 @@ impl Samples {
         })
     }
 
-    /// The files `<input>.npy` in a folder. An input's name may hold characters that no file name can: those are
+    /// The files `<input>.npy` in a folder, whose samples are whole inputs or, with one axis less, what a batch of 1 holds.
+    /// An input's name may hold characters that no file name can: those are
     /// replaced by `_`.
     ///
     /// # Errors
@@ -58,8 +59,8 @@ impl Samples {
     pub fn arrays(dir: &Path, inputs: &[GraphInput]) -> Result<Samples, BuildError> {
         let files = inputs
             .iter()
-            .map(|input| ArrayFile::open(&dir.join(file_name(&input.name))));
-        let files = files.collect::<Result<Vec<_>, _>>()?;
+            .map(|input| Ok(ArrayFile::open(&dir.join(file_name(&input.name)))?.of_rank(input.shape.len())));
+        let files = files.collect::<Result<Vec<_>, BuildError>>()?;
         let Some(first) = files.first() else {
             return Err(BuildError::Other(
                 "the model has no inputs; there is nothing to calibrate with".to_owned(),
@@ -185,12 +186,20 @@ impl ArrayFile {
         })
     }
 
+    /// For an input with so many axes: where the file has one more, a sample is all of the input.
+    fn of_rank(mut self, rank: usize) -> ArrayFile {
+        if self.shape.len() == rank + 1 {
+            self.shape.remove(0);
+        }
+        self
+    }
+
     /// Number of samples.
     pub fn samples(&self) -> usize {
         self.samples
     }
 
-    /// One sample, with a batch of 1.
+    /// One sample, with a batch of 1 unless it is a whole input.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -271,11 +280,23 @@ mod tests {
     }
 
     fn open(kind: &str, shape: &str, data: &[u8]) -> Result<(Vec<usize>, Vec<Array>), String> {
+        open_for(None, kind, shape, data)
+    }
+
+    fn open_for(
+        rank: Option<usize>,
+        kind: &str,
+        shape: &str,
+        data: &[u8],
+    ) -> Result<(Vec<usize>, Vec<Array>), String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(file_name("a/b:0"));
         assert!(path.ends_with("a_b_0.npy"));
         std::fs::write(&path, npy(kind, shape, data)).unwrap();
-        let file = ArrayFile::open(&path).map_err(|error| error.to_string())?;
+        let mut file = ArrayFile::open(&path).map_err(|error| error.to_string())?;
+        if let Some(rank) = rank {
+            file = file.of_rank(rank);
+        }
         let samples = (0..file.samples())
             .map(|sample| file.sample(sample).unwrap())
             .collect();
@@ -298,6 +319,15 @@ mod tests {
         );
         let (_, samples) = open("|b1", "(1, 2)", &[0, 1]).unwrap();
         assert_eq!(samples[0].numbers, Numbers::Bool(vec![false, true]));
+    }
+
+    #[test]
+    fn a_sample_is_a_batch_of_one_or_the_whole_input() {
+        for (rank, expected) in [(3, &[1, 2, 1][..]), (2, &[2, 1]), (1, &[1, 2, 1])] {
+            let (shape, samples) = open_for(Some(rank), "|u1", "(3, 2, 1)", &[1, 2, 3, 4, 5, 6]).unwrap();
+            assert_eq!((&shape[..], &samples[2].shape[..]), (expected, expected));
+            assert_eq!(samples[2].numbers, Numbers::Uint8(vec![5, 6]));
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Raises an old opset to 13, the first whose QuantizeLinear has an axis.
 //!
 //! Only where the meaning of every node is known to stay: operators whose versions up to 13 differ in accepted types
-//! alone, and three whose attributes became inputs. Everything else is the exporter's job.
+//! alone, those whose attributes became inputs, and resizing, whose one old way has a name now. Everything else is the
+//! exporter's job.
 
 use crate::check::domain;
 use crate::error::OnnxError;
-use crate::graph::{Names, attribute, float, int_attribute, node_label, subgraphs};
+use crate::graph::{Names, attribute, float, int_attribute, node_label, subgraphs, text_attribute};
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorProto, type_proto};
 use crate::tensor;
 
@@ -19,62 +20,127 @@ const OLDEST: i64 = 9;
 /// Operators that mean the same from opset 9 to 13, sorted.
 const UNCHANGED: &[&str] = &[
     "Abs",
+    "Acos",
+    "Acosh",
     "Add",
+    "And",
     "ArgMax",
+    "ArgMin",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "AveragePool",
     "BatchNormalization",
+    "BitShift",
     "Cast",
     "Ceil",
+    "Celu",
+    "Compress",
     "Concat",
     "Constant",
     "ConstantOfShape",
     "Conv",
+    "ConvInteger",
     "ConvTranspose",
+    "Cos",
+    "Cosh",
+    "CumSum",
+    "DepthToSpace",
+    "DequantizeLinear",
     "Div",
-    "Dropout",
+    "DynamicQuantizeLinear",
+    "Einsum",
     "Elu",
     "Equal",
     "Erf",
     "Exp",
     "Expand",
+    "EyeLike",
     "Flatten",
     "Floor",
     "GRU",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "Gemm",
     "GlobalAveragePool",
+    "GlobalLpPool",
     "GlobalMaxPool",
+    "Greater",
+    "GreaterOrEqual",
     "HardSigmoid",
     "Identity",
     "InstanceNormalization",
+    "IsInf",
+    "IsNaN",
     "LRN",
     "LSTM",
     "LeakyRelu",
+    "Less",
+    "LessOrEqual",
     "Log",
+    "LpNormalization",
+    "LpPool",
     "MatMul",
+    "MatMulInteger",
     "Max",
     "MaxPool",
     "Mean",
+    "MeanVarianceNormalization",
     "Min",
+    "Mod",
     "Mul",
     "Neg",
+    "NonZero",
+    "Not",
+    "OneHot",
+    "Or",
     "PRelu",
     "Pow",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
     "RNN",
+    "Range",
+    "Reciprocal",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
     "ReduceMax",
     "ReduceMean",
     "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
     "Relu",
     "Reshape",
+    "ReverseSequence",
+    "Round",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
+    "Shrink",
     "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Size",
     "Softplus",
+    "Softsign",
+    "SpaceToDepth",
     "Sqrt",
     "Sub",
+    "Sum",
+    "Tan",
     "Tanh",
+    "ThresholdedRelu",
+    "Tile",
     "Transpose",
+    "Unique",
     "Where",
+    "Xor",
 ];
 
 /// Raises the default opset to 13 where it is older and that is safe.
@@ -104,8 +170,30 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
             continue;
         }
         let constants = match node.op_type() {
+            "Dropout" => {
+                // Of no meaning outside of training, and an input today.
+                node.attribute.retain(|attribute| attribute.name() != "ratio");
+                Vec::new()
+            }
             "Clip" => clip_bounds(node, opset, &mut names),
-            "Squeeze" | "Unsqueeze" | "ReduceSum" => axes(node, &mut names),
+            "Squeeze" | "Unsqueeze" | "ReduceSum" => integers(node, &["axes"], &mut names),
+            "Split" => integers(node, &["split"], &mut names),
+            "Slice" if opset < 10 => slice(node, &mut names),
+            "Slice" => Vec::new(),
+            "Pad" if opset < 11 => pads(node, &mut names),
+            "Pad" => Vec::new(),
+            "TopK" if opset < 10 => integers(node, &["k"], &mut names),
+            "TopK" => Vec::new(),
+            "Upsample" | "Resize" if opset < 11 => {
+                grow(graph, node).ok_or_else(|| {
+                    too_old(
+                        node_label(node),
+                        "it may shrink its input, which old opsets do in a way of their own",
+                    )
+                })?;
+                Vec::new()
+            }
+            "Resize" if !is_gone(node) => Vec::new(),
             "Softmax" | "LogSoftmax" => {
                 flat_softmax(graph, node).ok_or_else(|| {
                     too_old(
@@ -148,15 +236,66 @@ fn clip_bounds(node: &mut NodeProto, opset: i64, names: &mut Names) -> Vec<Tenso
     constants
 }
 
-/// The axes were an attribute before opset 13.
-fn axes(node: &mut NodeProto, names: &mut Names) -> Vec<TensorProto> {
-    let Some(axes) = attribute(node, "axes").map(|attribute| attribute.ints.clone()) else {
-        return Vec::new();
-    };
-    node.attribute.retain(|attribute| attribute.name() != "axes");
-    let constant = names.fresh(&format!("{}_axes", node.output[0]));
-    node.input.push(constant.clone());
-    vec![tensor::from_i64(&constant, &[axes.len() as i64], &axes)]
+/// Integer attributes that became inputs, in this order; those that are missing are missing as inputs too.
+fn integers(node: &mut NodeProto, attributes: &[&str], names: &mut Names) -> Vec<TensorProto> {
+    let mut constants = Vec::new();
+    for name in attributes {
+        let Some(values) = attribute(node, name).map(|attribute| match attribute.ints.is_empty() {
+            true => attribute.i.into_iter().collect(),
+            false => attribute.ints.clone(),
+        }) else {
+            continue;
+        };
+        node.attribute.retain(|attribute| attribute.name() != *name);
+        let constant = names.fresh(&format!("{}_{name}", node.output[0]));
+        node.input.push(constant.clone());
+        constants.push(tensor::from_i64(&constant, &[values.len() as i64], &values));
+    }
+    constants
+}
+
+/// All of Slice were attributes before opset 10; without axes they are the first ones, as today.
+fn slice(node: &mut NodeProto, names: &mut Names) -> Vec<TensorProto> {
+    integers(node, &["starts", "ends", "axes"], names)
+}
+
+/// Widths and value were attributes before opset 11.
+fn pads(node: &mut NodeProto, names: &mut Names) -> Vec<TensorProto> {
+    let value = float(node, "value", 0.0);
+    node.attribute.retain(|attribute| attribute.name() != "value");
+    let mut constants = integers(node, &["pads"], names);
+    // Zero is what a missing value means, of whatever type.
+    if value != 0.0 {
+        let constant = names.fresh(&format!("{}_value", node.output[0]));
+        node.input.push(constant.clone());
+        constants.push(tensor::from_floats(&constant, &[], &[value]));
+    }
+    constants
+}
+
+/// Upsample, and Resize of opset 10, take `x / scale` without half pixels, and the lower neighbour where they grow:
+/// what later opsets call `asymmetric` and `floor`. `None` where the factors are not known to be at least 1.
+fn grow(graph: &GraphProto, node: &mut NodeProto) -> Option<()> {
+    let scales = node.input.get(1)?.clone();
+    let constant = graph.initializer.iter().find(|tensor| tensor.name() == scales)?;
+    if !tensor::floats(constant)?.iter().all(|scale| *scale >= 1.0) {
+        return None;
+    }
+    node.op_type = Some("Resize".to_owned());
+    node.input = vec![node.input[0].clone(), String::new(), scales];
+    for (name, value) in [
+        ("coordinate_transformation_mode", "asymmetric"),
+        ("nearest_mode", "floor"),
+    ] {
+        node.attribute.push(text_attribute(name, value));
+    }
+    Some(())
+}
+
+/// Whether Resize does something that opset 13 has no longer.
+fn is_gone(node: &NodeProto) -> bool {
+    attribute(node, "coordinate_transformation_mode")
+        .is_some_and(|attribute| attribute.s() == b"tf_half_pixel_for_nn")
 }
 
 /// Before opset 13 Softmax normalized over all axes from `axis` (1 by default) on: the same as over that axis alone

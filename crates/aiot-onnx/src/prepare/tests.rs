@@ -224,7 +224,8 @@ fn old_opsets_are_raised() {
 fn opsets_that_cannot_be_raised_are_refused() {
     for (opset, operator, place) in [
         (8, "Relu", "the model"),
-        (11, "Resize", "node `y_Resize` (Resize)"),
+        (10, "Resize", "node `y_Resize` (Resize)"),
+        (11, "Hardmax", "node `y_Hardmax` (Hardmax)"),
     ] {
         let mut builder = image(opset, 2);
         builder.node(operator, &["x"], "y");
