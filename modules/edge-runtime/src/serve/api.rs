@@ -9,7 +9,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Service;
 use super::answer::{Refusal, json, read};
@@ -120,11 +119,11 @@ async fn infer(State(service): Shared, Path(named): Path<Named>, request: Reques
         let place = service.worker.place()?;
         let header_bytes = open_inference::header_length(request.headers())?;
         let body = read(request.into_body(), service.patience).await?;
-        let flow = service.flow.clone();
+        let (length, flow) = (body.len(), service.flow.clone());
         let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
             open_inference::infer(model, metrics, &flow, &body, header_bytes)
         };
-        service.worker.run(place, work).await?
+        service.worker.predict(place, length, work).await?
     };
     service.answer(result.await)
 }
@@ -132,14 +131,15 @@ async fn infer(State(service): Shared, Path(named): Path<Named>, request: Reques
 /// The body is a picture or a recording, as `predict` takes them from files.
 async fn predict(State(service): Shared, request: Request) -> Response {
     #[derive(Serialize)]
-    struct Predictions {
-        predictions: Vec<Value>,
+    struct Predictions<'a> {
+        predictions: Vec<Published<'a>>,
     }
     let spec = service.spec;
     let flow = service.flow.clone();
     let result = async {
         let place = service.worker.place()?;
         let body = read(request.into_body(), service.patience).await?;
+        let length = body.len();
         let work = move |model: &aiot_inference::Model, _: &super::Metrics| {
             let predictions = flow.predict(model, &body)?;
             if flow.pipeline().sources.http.is_some() {
@@ -154,16 +154,17 @@ async fn predict(State(service): Shared, request: Request) -> Response {
                     .map_err(|error| Refusal::failed(error.to_string()))?;
             }
             let drifting = flow.drifting();
-            let mut published = Vec::with_capacity(predictions.len());
-            for prediction in &predictions {
-                let value = serde_json::to_value(Published::new(spec, prediction, drifting));
-                published.push(value.map_err(|error| Refusal::failed(error.to_string()))?);
-            }
-            Ok::<_, Refusal>(Predictions {
-                predictions: published,
-            })
+            let published = predictions
+                .iter()
+                .map(|prediction| Published::new(spec, prediction, drifting));
+            Ok::<_, Refusal>(json(
+                StatusCode::OK,
+                &Predictions {
+                    predictions: published.collect(),
+                },
+            ))
         };
-        Ok(json(StatusCode::OK, &service.worker.run(place, work).await??))
+        service.worker.predict(place, length, work).await?
     };
     service.answer(result.await)
 }

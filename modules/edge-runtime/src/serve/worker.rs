@@ -1,8 +1,13 @@
 //! The inference thread and the queue before it.
+//!
+//! Two hand-overs between threads cost more than a small model takes. So an input of a few bytes is predicted on the
+//! thread that received it, as long as nobody waits and no prediction of late took long; at most one runs at a time,
+//! here or there.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use aiot_inference::Model;
 use aiot_package::{RequestsSpec, WhenFull};
@@ -10,6 +15,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::answer::Refusal;
 use super::metrics::Metrics;
+
+/// Longest run that may keep the network's thread: other connections wait for it.
+const MAX_HERE: Duration = Duration::from_millis(1);
+
+/// Longest input that is predicted on the network's thread: its length says something about its time.
+const MAX_HERE_BYTES: usize = 64 << 10;
+
+/// Runs on the inference thread after one that took longer than [`MAX_HERE`], and at first.
+const CAUTION: u8 = 16;
 
 /// A job's turn, or that it will have none.
 enum Turn<'a> {
@@ -24,11 +38,53 @@ struct Job {
     work: Box<dyn FnOnce(Turn<'_>) + Send>,
 }
 
-#[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
+    /// A job runs, on whichever thread.
+    busy: bool,
+    /// Quick runs that are wanted before the next on the network's thread.
+    caution: u8,
     /// No more will come.
     closed: bool,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Jobs {
+            waiting: VecDeque::new(),
+            busy: false,
+            caution: CAUTION,
+            closed: false,
+        }
+    }
+}
+
+impl Jobs {
+    /// Notes that the running job is done.
+    fn ended(&mut self, took: Duration) {
+        self.busy = false;
+        self.caution = if took > MAX_HERE {
+            CAUTION
+        } else {
+            self.caution.saturating_sub(1)
+        };
+    }
+}
+
+/// A job that runs on its sender's thread; ended when it is dropped, also by a panic.
+struct Here<'a> {
+    queue: &'a Queue,
+    started: Instant,
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.queue.jobs();
+        jobs.ended(self.started.elapsed());
+        if !jobs.waiting.is_empty() {
+            self.queue.changed.notify_one();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -41,6 +97,8 @@ struct Queue {
 pub(crate) struct Worker {
     places: Arc<Semaphore>,
     queue: Arc<Queue>,
+    model: Arc<Model>,
+    metrics: Arc<Metrics>,
     when_full: WhenFull,
 }
 
@@ -63,14 +121,32 @@ impl Queue {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next job; `None` when there will be none.
-    fn next(&self) -> Option<Job> {
-        let wait = |jobs: &mut Jobs| jobs.waiting.is_empty() && !jobs.closed;
+    /// Waits for the next job, after one that `took` so long; `None` when there will be none.
+    fn next(&self, took: Option<Duration>) -> Option<Job> {
+        let mut jobs = self.jobs();
+        if let Some(took) = took {
+            jobs.ended(took);
+        }
+        let wait = |jobs: &mut Jobs| jobs.busy || (jobs.waiting.is_empty() && !jobs.closed);
         let mut jobs = self
             .changed
-            .wait_while(self.jobs(), wait)
+            .wait_while(jobs, wait)
             .unwrap_or_else(PoisonError::into_inner);
-        jobs.waiting.pop_front()
+        let job = jobs.waiting.pop_front();
+        jobs.busy = job.is_some();
+        job
+    }
+
+    /// The turn of a job that should be quick, where nobody else has it.
+    fn here(&self, input_bytes: usize) -> Option<Here<'_>> {
+        let mut jobs = self.jobs();
+        let quick = jobs.caution == 0 && input_bytes <= MAX_HERE_BYTES;
+        if jobs.busy || !jobs.waiting.is_empty() || !quick {
+            return None;
+        }
+        jobs.busy = true;
+        let started = Instant::now();
+        Some(Here { queue: self, started })
     }
 
     /// Takes the place of the job that has waited longest, whose sender is told.
@@ -92,16 +168,22 @@ impl Worker {
     ) -> std::io::Result<Worker> {
         let queue = Arc::new(Queue::default());
         let jobs = queue.clone();
+        let (served, counters) = (model.clone(), metrics.clone());
         thread::Builder::new()
             .name("inference".to_owned())
             .spawn(move || {
-                while let Some(Job { permit, work, .. }) = jobs.next() {
-                    work(Turn::Run(&model, &metrics, permit));
+                let mut took = None;
+                while let Some(Job { permit, work, .. }) = jobs.next(took) {
+                    let started = Instant::now();
+                    work(Turn::Run(&served, &counters, permit));
+                    took = Some(started.elapsed());
                 }
             })?;
         Ok(Worker {
             places: Arc::new(Semaphore::new(requests.places.into())),
             queue,
+            model,
+            metrics,
             when_full: requests.when_full,
         })
     }
@@ -128,6 +210,21 @@ impl Worker {
             displaceable: false,
         };
         permit.map(place).map_err(|_| Refusal::stopped())
+    }
+
+    /// As [`Worker::run`], on this very thread where that is quick: `work` predicts one input of `input_bytes`.
+    pub(crate) async fn predict<T: Send + 'static>(
+        &self,
+        place: Place,
+        input_bytes: usize,
+        work: impl FnOnce(&Model, &Metrics) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if let Some(_here) = self.queue.here(input_bytes) {
+            // The place is given back after the run, as on the inference thread.
+            let _place = place;
+            return Ok(work(&self.model, &self.metrics));
+        }
+        self.run(place, work).await
     }
 
     /// Runs `work` on the inference thread. The place stays taken until it is done, even when the sender has gone.
@@ -253,6 +350,57 @@ mod tests {
         }
         let done = done.lock().unwrap().clone();
         (done, refused)
+    }
+
+    /// Whether the next input of `input_bytes` is predicted on the thread that brings it.
+    async fn runs_here(worker: &Worker, input_bytes: usize, pause: Duration) -> bool {
+        let own = thread::current().id();
+        let work = move |_: &Model, _: &Metrics| {
+            thread::sleep(pause);
+            thread::current().id() == own
+        };
+        let place = worker.wait_for_place().await.unwrap();
+        worker.predict(place, input_bytes, work).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn quick_predictions_stay_on_their_thread_and_slow_ones_leave_it() {
+        let worker = worker(3, WhenFull::Refuse);
+        let (quick, slow) = (Duration::ZERO, MAX_HERE * 2);
+        // A busy machine may hold up any run, and begin the count again.
+        let mut apart = 0u32;
+        while !runs_here(&worker, 100, quick).await {
+            apart += 1;
+            assert!(apart < 100_000, "every run took long");
+        }
+        assert!(
+            apart >= u32::from(CAUTION),
+            "{apart} runs before the first one here"
+        );
+        // One that takes long is the last here for a while.
+        assert!(!runs_here(&worker, MAX_HERE_BYTES + 1, slow).await);
+        for _ in 0..CAUTION {
+            assert!(!runs_here(&worker, 100, quick).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_runs_here_while_another_has_the_turn() {
+        let worker = worker(3, WhenFull::Refuse);
+        worker.queue.jobs().caution = 0;
+        let (go, gate) = mpsc::channel::<()>();
+        let (began, begun) = oneshot::channel();
+        let long = move |_: &Model, _: &Metrics| {
+            let _ = began.send(());
+            gate.recv().unwrap();
+        };
+        let first = worker.run(worker.place().unwrap(), long);
+        let second = async {
+            begun.await.unwrap();
+            assert!(worker.queue.here(0).is_none());
+            go.send(()).unwrap();
+        };
+        assert!(tokio::join!(first, second).0.is_ok());
     }
 
     #[tokio::test]
