@@ -77,22 +77,21 @@ impl PicturePreparation {
 
     fn levels_of<const C: usize>(&self, pixels: Pixels<C>) -> (Vec<f32>, InputFacts) {
         let facts = picture_facts(&pixels.data);
-        let values = match self.spec.layout {
-            ImageLayout::Nchw => (0..C)
-                .flat_map(|channel| {
-                    let levels = &self.levels[channel];
-                    pixels
-                        .data
-                        .iter()
-                        .map(move |pixel| levels[usize::from(pixel[channel])])
-                })
-                .collect(),
-            ImageLayout::Nhwc => pixels
-                .data
-                .iter()
-                .flat_map(|pixel| (0..C).map(|channel| self.levels[channel][usize::from(pixel[channel])]))
-                .collect(),
-        };
+        let mut values = Vec::with_capacity(pixels.data.len() * C);
+        match self.spec.layout {
+            ImageLayout::Nchw => {
+                for (channel, levels) in self.levels.iter().enumerate().take(C) {
+                    let level = |pixel: &[u8; C]| levels[usize::from(pixel[channel])];
+                    values.extend(pixels.data.iter().map(level));
+                }
+            }
+            ImageLayout::Nhwc => {
+                for pixel in &pixels.data {
+                    let level = |channel| self.levels[channel][usize::from(pixel[channel])];
+                    values.extend_from_slice(&std::array::from_fn::<f32, C, _>(level));
+                }
+            }
+        }
         (values, facts)
     }
 }
@@ -136,7 +135,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, PrepareError> {
 fn rgb(picture: DynamicImage) -> Pixels<3> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let data = match picture {
-        DynamicImage::ImageRgb8(pixels) => pixels.pixels().map(|pixel| pixel.0).collect(),
+        DynamicImage::ImageRgb8(pixels) => pixels.as_raw().as_chunks().0.to_vec(),
         DynamicImage::ImageRgba8(pixels) => pixels.pixels().map(|pixel| first(pixel.0)).collect(),
         DynamicImage::ImageLuma8(pixels) => pixels.pixels().map(|pixel| [pixel.0[0]; 3]).collect(),
         DynamicImage::ImageLumaA8(pixels) => pixels.pixels().map(|pixel| [pixel.0[0]; 3]).collect(),
@@ -152,6 +151,13 @@ fn rgb(picture: DynamicImage) -> Pixels<3> {
 
 /// Pillow's `convert("L")`: ITU-R 601-2 luma in 16-bit fixed point. Grey pictures stay as they are.
 fn grey(picture: DynamicImage) -> Pixels<1> {
+    if let DynamicImage::ImageLuma8(pixels) = &picture {
+        return Pixels {
+            width: picture.width() as usize,
+            height: picture.height() as usize,
+            data: pixels.as_raw().as_chunks().0.to_vec(),
+        };
+    }
     let rgb = rgb(picture);
     let luma = |[red, green, blue]: [u8; 3]| {
         let sum = u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471;
