@@ -18,12 +18,18 @@ import onnx
 import onnxruntime
 
 
+FLOATS = {"tensor(float)": numpy.float32, "tensor(float16)": numpy.float16, "tensor(double)": numpy.float64}
+
+
 def given(argument):
-    shape = [length if isinstance(length, int) else 1 for length in argument.shape]
+    # A length that only a name stands for is 2.
+    shape = [length if isinstance(length, int) else 2 for length in argument.shape]
     count = int(numpy.prod(shape))
     if "int64" in argument.type:
         return (numpy.arange(count) * 7 % 11).astype(numpy.int64).reshape(shape)
-    return numpy.sin(numpy.arange(count) * 0.7).astype(numpy.float32).reshape(shape)
+    if "bool" in argument.type:
+        return numpy.ones(shape, dtype=bool)
+    return numpy.sin(numpy.arange(count) * 0.7).astype(FLOATS[argument.type]).reshape(shape)
 
 
 def look(path, beside):
@@ -44,6 +50,7 @@ def look(path, beside):
         "ranges": {
             argument.name: [float(output.min()), float(output.max())]
             for argument, output in zip(session.get_outputs(), outputs)
+            if output.size
         },
         "outputs": [float(number) for output in outputs for number in output.ravel()],
     }
@@ -52,7 +59,13 @@ def look(path, beside):
 def main():
     with tempfile.TemporaryDirectory() as beside:
         files = sorted(pathlib.Path(sys.argv[1]).glob("*.onnx"))
-        found = {path.name: look(path, pathlib.Path(beside)) for path in files}
+        found = {}
+        for path in files:
+            try:
+                found[path.name] = look(path, pathlib.Path(beside))
+            except Exception as error:
+                error.add_note(path.name)
+                raise
     print(json.dumps({"version": onnxruntime.__version__, "files": found}))
 
 

@@ -87,7 +87,7 @@ impl PicturePreparation {
             }
             ImageLayout::Nhwc => {
                 for pixel in &pixels.data {
-                    let level = |channel| self.levels[channel][usize::from(pixel[channel])];
+                    let level = |channel: usize| self.levels[channel][usize::from(pixel[channel])];
                     values.extend_from_slice(&std::array::from_fn::<f32, C, _>(level));
                 }
             }

@@ -25,10 +25,12 @@ use crate::tensor;
 /// [`OnnxError::OpsetTooOld`] when the opset is below 13 and a node's meaning changed on the way.
 pub fn prepare(model: &Model) -> Result<Model, OnnxError> {
     let mut proto = model.proto().clone();
-    opset::raise(&mut proto, model.opset())?;
     let graph = proto.graph.as_mut().expect("a checked model has a graph");
     close_defaults(graph);
     lift_constants(graph);
+    // Afterwards, since whether a node can be raised may depend on its constants.
+    opset::raise(&mut proto, model.opset())?;
+    let graph = proto.graph.as_mut().expect("a checked model has a graph");
     drop_pass_throughs(graph);
     while fold::fold_batch_normalizations(graph) {}
     fold::fold_gemm_factors(graph);

@@ -4,6 +4,8 @@
 //! alone, those whose attributes became inputs, and resizing, whose one old way has a name now. Everything else is the
 //! exporter's job.
 
+use std::collections::BTreeSet;
+
 use crate::check::domain;
 use crate::error::OnnxError;
 use crate::graph::{Names, attribute, float, int_attribute, node_label, subgraphs, text_attribute};
@@ -161,6 +163,11 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
     }
     let graph = model.graph.as_mut().expect("checked above");
     let mut names = Names::new(graph);
+    let read: BTreeSet<String> = {
+        let by_nodes = graph.node.iter().flat_map(|node| node.input.iter().cloned());
+        let shown = graph.output.iter().map(|output| output.name().to_owned());
+        by_nodes.chain(shown).collect()
+    };
     let mut nodes = std::mem::take(&mut graph.node);
     for node in nodes.iter_mut().filter(|node| domain(node.domain()).is_empty()) {
         if subgraphs(node).next().is_some() {
@@ -171,6 +178,10 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
         }
         let constants = match node.op_type() {
             "Dropout" => {
+                let mask = node.output.get(1).filter(|mask| !mask.is_empty());
+                if opset < 10 && mask.is_some_and(|mask| read.contains(mask)) {
+                    return Err(too_old(node_label(node), "its mask was of the input's type"));
+                }
                 // Of no meaning outside of training, and an input today.
                 node.attribute.retain(|attribute| attribute.name() != "ratio");
                 Vec::new()
@@ -188,7 +199,8 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
                 grow(graph, node).ok_or_else(|| {
                     too_old(
                         node_label(node),
-                        "it may shrink its input, which old opsets do in a way of their own",
+                        "old opsets leave open how a picture becomes smaller, and its scales are not constants of 1 or \
+                         more",
                     )
                 })?;
                 Vec::new()
@@ -228,12 +240,17 @@ fn clip_bounds(node: &mut NodeProto, opset: i64, names: &mut Names) -> Vec<Tenso
     let bounds =
         [("min", f32::MIN), ("max", f32::MAX)].map(|(name, default)| (name, float(node, name, default)));
     for (name, bound) in bounds {
-        let constant = names.fresh(&format!("{}_{name}", node.output[0]));
+        let constant = names.fresh(&format!("{}_{name}", result(node)));
         node.input.push(constant.clone());
         constants.push(tensor::from_floats(&constant, &[], &[bound]));
     }
     node.attribute.clear();
     constants
+}
+
+/// What a node's new constants are named after.
+fn result(node: &NodeProto) -> &str {
+    node.output.first().map_or("", String::as_str)
 }
 
 /// Integer attributes that became inputs, in this order; those that are missing are missing as inputs too.
@@ -247,7 +264,7 @@ fn integers(node: &mut NodeProto, attributes: &[&str], names: &mut Names) -> Vec
             continue;
         };
         node.attribute.retain(|attribute| attribute.name() != *name);
-        let constant = names.fresh(&format!("{}_{name}", node.output[0]));
+        let constant = names.fresh(&format!("{}_{name}", result(node)));
         node.input.push(constant.clone());
         constants.push(tensor::from_i64(&constant, &[values.len() as i64], &values));
     }
@@ -266,7 +283,7 @@ fn pads(node: &mut NodeProto, names: &mut Names) -> Vec<TensorProto> {
     let mut constants = integers(node, &["pads"], names);
     // Zero is what a missing value means, of whatever type.
     if value != 0.0 {
-        let constant = names.fresh(&format!("{}_value", node.output[0]));
+        let constant = names.fresh(&format!("{}_value", result(node)));
         node.input.push(constant.clone());
         constants.push(tensor::from_floats(&constant, &[], &[value]));
     }

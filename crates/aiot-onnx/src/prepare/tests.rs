@@ -234,6 +234,28 @@ fn opsets_that_cannot_be_raised_are_refused() {
             other => panic!("{other:?}"),
         }
     }
+    // Smaller pictures; a mask of floats that is read; a node without outputs is nobody's to name constants after.
+    let mut builder = image(10, 2);
+    builder.constant("half", &[4], &[1.0, 1.0, 0.5, 1.0]);
+    builder.node("Resize", &["x", "half"], "y");
+    let error = prepare(&builder.model()).unwrap_err();
+    assert!(
+        error.to_string().contains("its scales are not constants"),
+        "{error}"
+    );
+    let mut builder = image(9, 2);
+    builder
+        .node("Dropout", &["x"], "a")
+        .output
+        .push("mask".to_owned());
+    builder.node("Add", &["a", "mask"], "y");
+    let error = prepare(&builder.model()).unwrap_err();
+    assert!(error.to_string().contains("a_Dropout"), "{error}");
+    let mut builder = image(9, 2);
+    builder.node("Relu", &["x"], "y");
+    let clip = builder.node("Clip", &["x"], "gone");
+    clip.output.clear();
+    prepare(&builder.model()).unwrap();
     let mut builder = image(11, 2);
     builder.node("Softmax", &["x"], "y");
     let error = prepare(&builder.model()).unwrap_err();

@@ -12,6 +12,8 @@
 
 mod dynamic;
 #[cfg(test)]
+mod odd_tests;
+#[cfg(test)]
 mod operator_tests;
 mod plan;
 #[cfg(test)]

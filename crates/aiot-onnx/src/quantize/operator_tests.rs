@@ -109,13 +109,13 @@ pub(super) fn bends() -> Builder {
     builder
 }
 
-fn range_of(answer: &Json, file: &str, tensor: &str) -> Option<Range> {
+pub(super) fn range_of(answer: &Json, file: &str, tensor: &str) -> Option<Range> {
     let [min, max] = serde_json::from_value(answer["files"][file]["ranges"][tensor].clone()).ok()?;
     Some(Range { min, max })
 }
 
 /// Signal to noise of the quantized outputs, dB.
-fn closeness(float: &[f64], quantized: &[f64]) -> f64 {
+pub(super) fn closeness(float: &[f64], quantized: &[f64]) -> f64 {
     assert_eq!(float.len(), quantized.len());
     let power = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|number| number * number).sum::<f64>();
     let noise = power(&mut float.iter().zip(quantized).map(|(a, b)| a - b));
