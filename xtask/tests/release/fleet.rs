@@ -92,6 +92,17 @@ fn push(dir: &Path, machine: &str, to: &str, more: &[&str]) -> Value {
     serde_json::from_str(&run(&mut command).expect(0).stdout).unwrap()
 }
 
+/// A link on which every request waits, and none fails.
+fn link(registry: &Registry, latency: Duration) -> BadLink {
+    let badness = Badness {
+        failing_per_mille: 0,
+        latency,
+        seed: 0,
+        keeps_uploads: false,
+    };
+    BadLink::start(&registry.address, badness)
+}
+
 #[test]
 fn a_fleet_takes_the_requests_that_were_planned_and_then_one_for_each_model() {
     if !have(&["docker-registry"]) {
@@ -101,15 +112,7 @@ fn a_fleet_takes_the_requests_that_were_planned_and_then_one_for_each_model() {
     let dir = place.path();
     let blob_bytes = write_fleet(dir, true);
     let registry = Registry::start(dir);
-    let link = BadLink::start(
-        &registry.address,
-        Badness {
-            failing_per_mille: 0,
-            latency: Duration::ZERO,
-            seed: 0,
-            keeps_uploads: false,
-        },
-    );
+    let link = link(&registry, Duration::ZERO);
     let to = format!("{}/fleet", link.address);
 
     let planned = push(dir, "first", &to, &["--dry-run"]);
@@ -191,15 +194,7 @@ fn a_push_that_is_interrupted_goes_on_where_it_was() {
     let blob_bytes = write_fleet(dir, false);
     let registry = Registry::start(dir);
     // So slow that the push is in the middle of its blobs for seconds.
-    let link = BadLink::start(
-        &registry.address,
-        Badness {
-            failing_per_mille: 0,
-            latency: Duration::from_millis(100),
-            seed: 0,
-            keeps_uploads: false,
-        },
-    );
+    let link = link(&registry, Duration::from_millis(100));
     let to = format!("{}/fleet", link.address);
     for percent in [25, 50, 90] {
         let mut child = pushing(dir, "one", &to, &[])
