@@ -181,8 +181,8 @@ pub(super) fn image_env(target: &Target, engine_path: &str) -> BTreeMap<String, 
         ("PATH".to_owned(), "/usr/bin".to_owned()),
         ("AIOT_ENGINE_LIBRARY".to_owned(), engine_path.to_owned()),
         ("AIOT_EXECUTION_PROVIDERS".to_owned(), providers.join(",")),
-        // ONNX Runtime's wheels from 1.29 on report names and digests of models to Microsoft where nothing forbids it,
-        // and keep a database for that in the home folder: half of the start was spent there.
+        // ONNX Runtime's wheels (seen: 1.32) hold a telemetry client that starts where nothing forbids it, with a
+        // database in the home folder for events meant for Microsoft; the start waits for it.
         ("ORT_DISABLE_TELEMETRY".to_owned(), "1".to_owned()),
     ]);
     if let Some(threads) = target.engine.intra_threads {
