@@ -85,6 +85,13 @@ enum Command {
     Bench(commands::bench::Arguments),
 }
 
+/// Today's time, seconds since 1970: for what is said to people, never for what is built.
+pub(crate) fn now_secs() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = workspace_root(cli.workspace.as_deref()).and_then(|root| {

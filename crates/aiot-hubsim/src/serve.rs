@@ -89,7 +89,9 @@ impl Server {
         });
         let (sender, receiver) = mpsc::channel(WAITING_LIMIT);
         let tls = TlsAcceptor::from(tls);
-        runtime.spawn(accept(listener, tls.clone(), sender));
+        runtime.spawn(accept(listener, tls.clone(), async move |stream| {
+            let _ = sender.send(stream).await;
+        }));
         let app = axum::Router::new().fallback(answer).with_state(shared);
         runtime.spawn(async move {
             let _ = axum::serve(Accepted { receiver, address }, app).await;
@@ -115,7 +117,9 @@ impl Server {
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?;
         let port = listener.local_addr()?.port();
         let hub = Arc::clone(&self.simulator);
-        runtime.spawn(crate::mqtt::listen(listener, self.tls.clone(), hub));
+        runtime.spawn(accept(listener, self.tls.clone(), async move |stream| {
+            crate::mqtt::serve(stream, &hub).await;
+        }));
         Ok(port)
     }
 
@@ -193,17 +197,21 @@ fn certificates() -> Result<(Arc<rustls::ServerConfig>, String), Box<dyn std::er
 }
 
 /// Shakes hands beside each other, so that a client that says nothing keeps nobody waiting.
-async fn accept(listener: TcpListener, tls: TlsAcceptor, sender: mpsc::Sender<TlsStream<TcpStream>>) {
+pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    each: impl FnOnce(TlsStream<TcpStream>) -> F + Clone + Send + 'static,
+) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (tls, sender) = (tls.clone(), sender.clone());
+        let (tls, each) = (tls.clone(), each.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-                let _ = sender.send(stream).await;
+                each(stream).await;
             }
         });
     }
@@ -265,15 +273,20 @@ fn compute(shared: &Shared, request: &Request) -> Response {
         return response;
     }
     let clock = Clock {
-        unix_secs: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
+        unix_secs: unix_secs(),
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
     };
     let reply = simulator.handle(request, clock);
     let (number, now_secs) = (simulator.requests, simulator.service.now_secs);
     drop(simulator);
     http(reply.settled(number, now_secs))
+}
+
+/// Real time, by which tokens are judged: seconds since 1970.
+pub(crate) fn unix_secs() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Lets virtual time come to where it should be.

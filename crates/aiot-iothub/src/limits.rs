@@ -111,17 +111,12 @@ pub(crate) fn check_device(target: &str, merged: &Merged, errors: &mut Vec<Manif
     for (module, desired) in &merged.desired {
         let place = format!("target `{target}`, desired properties of `{module}`");
         let desired = Value::Object(desired.clone());
-        let size_bytes = twin_size_bytes(&desired);
+        let help = "shorten createOptions and variables, or move models to other devices";
         used.push(UsedOf {
             what: format!("desired properties of {module}, bytes"),
-            used: size_bytes,
+            used: check_size_and_values(&place, &desired, help, errors),
             limit: DESIRED_BYTES,
         });
-        if size_bytes > DESIRED_BYTES {
-            let help = "shorten createOptions and variables, or move models to other devices";
-            errors.push(over(place.clone(), "bytes", size_bytes, DESIRED_BYTES, help));
-        }
-        check_value(&place, &mut Vec::new(), &desired, errors);
     }
     used
 }
@@ -180,13 +175,23 @@ fn over(place: String, what: &'static str, used: u64, limit: u64, help: &'static
 /// errors.
 pub fn check_section(place: &str, section: &Value) -> Vec<ManifestError> {
     let mut errors = Vec::new();
+    check_size_and_values(place, section, "shorten it", &mut errors);
+    errors
+}
+
+/// The same, and gives the size in bytes as the hub counts it.
+fn check_size_and_values(
+    place: &str,
+    section: &Value,
+    help: &'static str,
+    errors: &mut Vec<ManifestError>,
+) -> u64 {
     let size_bytes = twin_size_bytes(section);
     if size_bytes > DESIRED_BYTES {
-        let help = "shorten it";
         errors.push(over(place.to_owned(), "bytes", size_bytes, DESIRED_BYTES, help));
     }
-    check_value(place, &mut Vec::new(), section, &mut errors);
-    errors
+    check_value(place, &mut Vec::new(), section, errors);
+    size_bytes
 }
 
 /// Keys and values of one desired section. The recursion ends at [`TWIN_DEPTH`].

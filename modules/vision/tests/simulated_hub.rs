@@ -1,14 +1,14 @@
 //! The module against the simulated hub: what it reports of itself is what a roll-out and `fleet` read.
 
+mod device;
 #[path = "../../edge-runtime/tests/support/mod.rs"]
 mod support;
-
-use std::io::Cursor;
 
 use aiot_hub::{Client, LiveHub, Options};
 use aiot_hubsim::{Behaviour, Fleet, Identity, Quality, Server, Service as HubService, Trouble};
 use aiot_iothub::rollout::{Hub, ModuleReport};
 use aiot_testkit::edge::{Workload, wait_for};
+use device::predict;
 use serde_json::json;
 use support::{Service, command, package};
 
@@ -86,12 +86,7 @@ fn a_roll_out_reads_what_the_module_reports() {
     });
     assert!(!report.drifting && report.image == IMAGE, "{report:?}");
 
-    let mut picture = Cursor::new(Vec::new());
-    image::RgbImage::from_pixel(4, 4, image::Rgb([255, 0, 0]))
-        .write_to(&mut picture, image::ImageFormat::Png)
-        .unwrap();
-    let (status, body) = service.request("POST", "/v1/predict", picture.get_ref());
-    assert_eq!(status, 200, "{body}");
+    predict(&service);
     wait_for("the prediction in the cloud", || {
         (server.simulator().telemetry().get(&identity) == Some(&1)).then_some(())
     });

@@ -1,7 +1,5 @@
 //! `cargo xtask check`
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use aiot_build::BuildError;
 use aiot_build::observe::FileIndex;
 use aiot_build::paths::Paths;
@@ -38,9 +36,7 @@ pub fn run(paths: &Paths, format: Format) -> Result<u8, BuildError> {
 /// Runtime images whose support has ended by today, with their places. Not an error: what a commit declares is good or
 /// bad on any day.
 fn ended_support_of(workspace: &Workspace) -> Vec<(String, String)> {
-    let now_secs = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let now_secs = crate::now_secs();
     let images = workspace
         .environments
         .values()

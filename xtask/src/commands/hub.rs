@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use aiot_build::BuildError;
 use aiot_build::environment::generated;
@@ -99,9 +98,7 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
             fleet.qualities.insert(image, good);
         }
     }
-    let now_secs = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let now_secs = crate::now_secs();
     let count = fleet.devices.len();
     let connect: Vec<Identity> = connect.iter().map(|text| Identity::parse(text)).collect();
     if let Some(unknown) = connect

@@ -32,26 +32,15 @@ enum What {
 
 /// Moves what is pinned and prints what that changes.
 pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, BuildError> {
-    if let What::Records { model } = &arguments.what {
-        let removed = forget_records(paths, model)?;
-        match format {
-            Format::Text => {
-                for file in &removed {
-                    println!("removed {file}");
-                }
-                println!("`cargo xtask release` makes them anew");
-            }
-            Format::Json => println!("{:#}", json!({ "schema": 1, "removed": removed })),
-        }
-        return Ok(crate::EXIT_OK);
-    }
+    let moves = match &arguments.what {
+        What::Records { model } => return forget(paths, model, format),
+        What::Base => bases,
+        What::Wheels => wheels,
+    };
     let progress = Progress::new();
     let network = Network::new()?;
     let events = |event| progress.show(event);
-    let Changes { images, locked } = match &arguments.what {
-        What::Wheels => wheels(paths, &network, &events)?,
-        _ => bases(paths, &network, &events)?,
-    };
+    let Changes { images, locked } = moves(paths, &network, &events)?;
     progress.finish();
     if format == Format::Json {
         let changes: Vec<&String> = images.iter().chain(&locked).collect();
@@ -71,5 +60,20 @@ pub fn run(paths: &Paths, arguments: &Arguments, format: Format) -> Result<u8, B
         (false, false) => "targets.toml and aiot.lock",
     };
     println!("`cargo xtask release` builds with them; review the change of {files}");
+    Ok(crate::EXIT_OK)
+}
+
+/// Takes records away, and says which.
+fn forget(paths: &Paths, models: &[String], format: Format) -> Result<u8, BuildError> {
+    let removed = forget_records(paths, models)?;
+    match format {
+        Format::Text => {
+            for file in &removed {
+                println!("removed {file}");
+            }
+            println!("`cargo xtask release` makes them anew");
+        }
+        Format::Json => println!("{:#}", json!({ "schema": 1, "removed": removed })),
+    }
     Ok(crate::EXIT_OK)
 }

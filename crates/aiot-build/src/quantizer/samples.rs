@@ -51,8 +51,7 @@ impl Samples {
     }
 
     /// The files `<input>.npy` in a folder, whose samples are whole inputs or, with one axis less, what a batch of 1 holds.
-    /// An input's name may hold characters that no file name can: those are
-    /// replaced by `_`.
+    /// An input's name may hold characters that no file name can: those are replaced by `_`.
     ///
     /// # Errors
     /// When one is missing or is no array, or when they hold different numbers of samples.

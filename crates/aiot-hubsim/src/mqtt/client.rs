@@ -172,6 +172,11 @@ impl Clients {
         }
     }
 
+    /// Whether none has ever been there.
+    pub fn is_unused(&self) -> bool {
+        self.last_number == 0
+    }
+
     /// Whether one is there.
     pub fn is_connected(&self, identity: &Identity) -> bool {
         self.connected.contains_key(identity)

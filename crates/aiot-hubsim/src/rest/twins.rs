@@ -132,7 +132,12 @@ impl Twin<'_> {
     pub(super) fn desired_version(&self) -> u64 {
         match self.module {
             Some("$edgeAgent") => self.device.desired_version(),
-            _ => self.patched_version() + self.hub.clients.deployed(&self.identity()),
+            _ => {
+                self.patched_version()
+                    + self
+                        .client()
+                        .map_or(0, |client| self.hub.clients.deployed(&client))
+            }
         }
     }
 
@@ -140,13 +145,14 @@ impl Twin<'_> {
         self.patched().map_or(1, |(_, version)| *version)
     }
 
-    fn identity(&self) -> Identity {
-        Identity::new(&self.device.id, self.module)
+    /// As whom a client may have been here; none while there was no client at all, as in most fleets.
+    fn client(&self) -> Option<Identity> {
+        (!self.hub.clients.is_unused()).then(|| Identity::new(&self.device.id, self.module))
     }
 
     /// What a client of a user has reported in this place, and its version.
     fn by_client(&self) -> Option<&(Value, u64)> {
-        self.hub.clients.reported(&self.identity())
+        self.hub.clients.reported(&self.client()?)
     }
 
     /// One entry of the reported properties.

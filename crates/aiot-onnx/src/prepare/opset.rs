@@ -189,7 +189,7 @@ pub(super) fn raise(model: &mut ModelProto, opset: i64) -> Result<(), OnnxError>
             "Clip" => clip_bounds(node, opset, &mut names),
             "Squeeze" | "Unsqueeze" | "ReduceSum" => integers(node, &["axes"], &mut names),
             "Split" => integers(node, &["split"], &mut names),
-            "Slice" if opset < 10 => slice(node, &mut names),
+            "Slice" if opset < 10 => integers(node, &["starts", "ends", "axes"], &mut names),
             "Slice" => Vec::new(),
             "Pad" if opset < 11 => pads(node, &mut names),
             "Pad" => Vec::new(),
@@ -269,11 +269,6 @@ fn integers(node: &mut NodeProto, attributes: &[&str], names: &mut Names) -> Vec
         constants.push(tensor::from_i64(&constant, &[values.len() as i64], &values));
     }
     constants
-}
-
-/// All of Slice were attributes before opset 10; without axes they are the first ones, as today.
-fn slice(node: &mut NodeProto, names: &mut Names) -> Vec<TensorProto> {
-    integers(node, &["starts", "ends", "axes"], names)
 }
 
 /// Widths and value were attributes before opset 11.

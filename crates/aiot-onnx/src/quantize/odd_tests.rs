@@ -7,12 +7,11 @@ mod nets;
 
 use nets::*;
 
-use super::operator_tests::{closeness, range_of};
+use super::operator_tests::{closeness, ranges_of};
 use super::reference_tests::{NEWEST, OLDEST, ask, outputs};
 use super::*;
 use crate::prepare;
 use crate::proto::ModelProto;
-use crate::ranges::Range;
 
 /// `Operator` of each quantized node, `Operator: why` of each that stays float.
 fn said(report: &QuantizeReport) -> Vec<String> {
@@ -200,11 +199,7 @@ fn odd_models_compute_the_same_in_every_form() {
     let mut found = Vec::new();
     for (name, model, expected) in &prepared {
         std::fs::remove_file(folder.path().join(format!("{name}.shown.onnx"))).unwrap();
-        let mut ranges = Ranges::new();
-        for tensor in calibration_tensors(model) {
-            let seen = range_of(&float, &format!("{name}.shown.onnx"), &tensor);
-            ranges.insert(tensor, seen.unwrap_or(Range { min: -1.0, max: 1.0 }));
-        }
+        let ranges = ranges_of(&float, &format!("{name}.shown.onnx"), model);
         let options = StaticOptions::new(Activations::U8Asymmetric);
         let (int8, report) = quantize_static(model, &ranges.rounded(), &options).unwrap();
         found.push((*name, said(&report), expected.to_vec()));

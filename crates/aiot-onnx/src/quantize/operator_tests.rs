@@ -109,9 +109,16 @@ pub(super) fn bends() -> Builder {
     builder
 }
 
-pub(super) fn range_of(answer: &Json, file: &str, tensor: &str) -> Option<Range> {
-    let [min, max] = serde_json::from_value(answer["files"][file]["ranges"][tensor].clone()).ok()?;
-    Some(Range { min, max })
+/// What Python saw of the tensors that calibration looks at, in a file that shows them.
+pub(super) fn ranges_of(answer: &Json, file: &str, model: &Model) -> Ranges {
+    let mut ranges = Ranges::new();
+    for tensor in calibration_tensors(model) {
+        let seen = serde_json::from_value(answer["files"][file]["ranges"][&tensor].clone()).ok();
+        // The input's values are those of a sine.
+        let [min, max] = seen.unwrap_or([-1.0, 1.0]);
+        ranges.insert(tensor, Range { min, max });
+    }
+    ranges
 }
 
 /// Signal to noise of the quantized outputs, dB.
@@ -161,12 +168,7 @@ fn operators_without_kernels_run_on_integers_close_to_float() {
     };
     for (name, model) in &prepared {
         std::fs::remove_file(folder.path().join(format!("{name}.shown.onnx"))).unwrap();
-        let mut ranges = Ranges::new();
-        for tensor in calibration_tensors(model) {
-            // The input's values are those of a sine.
-            let seen = range_of(&float, &format!("{name}.shown.onnx"), &tensor);
-            ranges.insert(tensor, seen.unwrap_or(Range { min: -1.0, max: 1.0 }));
-        }
+        let ranges = ranges_of(&float, &format!("{name}.shown.onnx"), model);
         let options = StaticOptions::new(Activations::U8Asymmetric);
         let (int8, report) = quantize_static(model, &ranges.rounded(), &options).unwrap();
         assert_eq!(

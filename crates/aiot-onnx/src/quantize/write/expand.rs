@@ -5,8 +5,7 @@ use super::super::switch::Switch;
 use super::super::weights::{asymmetric, positive};
 use super::Writer;
 use crate::error::QuantizeError;
-use crate::graph::{int_attribute, ints_attribute, new_node, node_name};
-use crate::proto::attribute_proto::AttributeType;
+use crate::graph::{int_attribute, ints_attribute, new_node, node_name, text_attribute};
 use crate::proto::{AttributeProto, NodeProto};
 use crate::ranges::Range;
 use crate::tensor;
@@ -47,14 +46,8 @@ impl Writer<'_> {
         match (stride, form.rank()) {
             (1, _) => {}
             (_, 2) => {
-                let mode = AttributeProto {
-                    name: Some("mode".to_owned()),
-                    r#type: Some(AttributeType::String as i32),
-                    s: Some(b"CRD".to_vec()),
-                    ..AttributeProto::default()
-                };
                 let block = int_attribute("blocksize", stride);
-                step("DepthToSpace", &[], vec![block, mode]);
+                step("DepthToSpace", &[], vec![block, text_attribute("mode", "CRD")]);
             }
             _ => {
                 let apart = integers("phases_apart", &[0, outputs, stride, -1]);

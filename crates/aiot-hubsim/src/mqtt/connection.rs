@@ -1,52 +1,32 @@
-//! Sockets of the clients: TLS, one task a connection.
+//! One connection of a client: packets in and out, until either side ends it.
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rumqttc::QoS;
 use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::mqttbytes::v4::{Packet, Publish};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client::Push;
 use super::session::{Session, Welcome};
 use crate::rest::Simulator;
-use crate::serve::{HANDSHAKE_LIMIT, locked};
+use crate::serve::{HANDSHAKE_LIMIT, locked, unix_secs};
 
 /// Largest packet, as docs say for messages: 256 KiB, and some for its topic.
 const PACKET_LIMIT_BYTES: usize = (256 << 10) + (4 << 10);
 /// Longest that a client may be silent, whatever it asks for (docs: 29.45 minutes).
 const SILENCE_LIMIT: Duration = Duration::from_secs(1767);
 
-/// Takes connections until the runtime ends.
-pub(crate) async fn listen(listener: TcpListener, tls: TlsAcceptor, hub: Arc<Mutex<Simulator>>) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (tls, hub) = (tls.clone(), Arc::clone(&hub));
-        tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-                // However a connection ends, the client sees it, and there is nobody else to tell.
-                let _ = serve(
-                    Wire {
-                        stream,
-                        buffer: BytesMut::new(),
-                    },
-                    &hub,
-                )
-                .await;
-            }
-        });
-    }
+/// Serves one connection to its end. However it ends, the client sees it, and there is nobody else to tell.
+pub(crate) async fn serve(stream: TlsStream<TcpStream>, hub: &Arc<Mutex<Simulator>>) {
+    let buffer = BytesMut::new();
+    let _ = welcome(Wire { stream, buffer }, hub).await;
 }
 
 /// A connection that is read and written by packets.
@@ -91,7 +71,7 @@ async fn with<T: Send + 'static>(
         .map_err(io::Error::other)
 }
 
-async fn serve(mut wire: Wire, hub: &Arc<Mutex<Simulator>>) -> io::Result<()> {
+async fn welcome(mut wire: Wire, hub: &Arc<Mutex<Simulator>>) -> io::Result<()> {
     let first = tokio::time::timeout(HANDSHAKE_LIMIT, wire.read()).await??;
     let Packet::Connect(connect) = first else {
         return Ok(());
@@ -101,9 +81,7 @@ async fn serve(mut wire: Wire, hub: &Arc<Mutex<Simulator>>) -> io::Result<()> {
         0 => SILENCE_LIMIT,
         secs => (Duration::from_secs(u64::from(secs)) * 3 / 2).min(SILENCE_LIMIT),
     };
-    let unix_secs = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let unix_secs = unix_secs();
     let welcome = with(hub, move |hub| Session::open(hub, &connect, unix_secs)).await?;
     let (session, pushes, accepted) = match welcome {
         Welcome::In(session, pushes, accepted) => (session, pushes, accepted),
