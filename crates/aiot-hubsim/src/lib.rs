@@ -14,7 +14,7 @@
 //! | [`serve`] | all of it behind https on loopback, with a certificate of its own |
 //!
 //! Where the sources say nothing, the service does what makes life harder for a caller. Nothing here sleeps, reads a
-//! clock or opens a socket, but for [`serve`] and the sockets of [`mqtt`].
+//! clock or opens a socket, but for [`serve`], whose connections [`mqtt`] talks on.
 
 pub mod faults;
 pub mod fleet;
