@@ -27,6 +27,7 @@ mod inspect;
 mod model;
 mod operators;
 mod parallel;
+mod permute;
 mod prepare;
 pub mod proto;
 mod quantize;

@@ -19,7 +19,7 @@ pub const CALIBRATION_FILE: &str = "calibration.toml";
 /// File beside the model with the measurements.
 pub const MEASURED_FILE: &str = "measured.json";
 /// How calibration decides; part of the subject.
-pub const CALIBRATION_METHOD: &str = "search-2";
+pub const CALIBRATION_METHOD: &str = "search-3";
 
 /// `models/<name>/calibration.toml`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Calibration {
     /// Whether channels are evened out between weighted nodes before quantizing; ranges are of that graph.
     #[serde(default)]
     pub equalized: bool,
+    /// Whether channels are put into an order in which neighbouring weights fit 16 bits together.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permuted: bool,
     /// Nodes that stay float, since the budget needs it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub float_nodes: Vec<String>,

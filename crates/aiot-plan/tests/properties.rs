@@ -352,6 +352,7 @@ proptest! {
             samples,
             scales: if samples % 3 == 0 { Scales::Dynamic } else { Scales::Static },
             equalized: samples % 2 == 0,
+            permuted: samples % 5 == 0,
             float_nodes: means.keys().cloned().collect(),
             made_from: means.keys().map(|name| (name.clone(), subject)).collect(),
             tried: tried.collect(),

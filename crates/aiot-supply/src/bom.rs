@@ -290,7 +290,7 @@ fn recipe(input: &BomModel<'_>) -> String {
         nodes => nodes.join(", "),
     };
     format!(
-        "quantized to {}: {} ranges over {} samples, channels {}, bias correction {}, nodes that stay float: {}; ranges \
+        "quantized to {}: {} ranges over {} samples, channels {}{}, bias correction {}, nodes that stay float: {}; ranges \
          found with ONNX Runtime {}",
         input.precision,
         calibration.range_method,
@@ -299,6 +299,11 @@ fn recipe(input: &BomModel<'_>) -> String {
             "evened out"
         } else {
             "as trained"
+        },
+        if calibration.permuted {
+            " and in another order"
+        } else {
+            ""
         },
         if calibration.means.is_empty() { "off" } else { "on" },
         float_nodes,

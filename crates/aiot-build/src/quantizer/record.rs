@@ -26,6 +26,7 @@ pub fn record(
         samples: samples.len(),
         range_method: decisions.method.clone(),
         equalized: decisions.equalized,
+        permuted: decisions.permuted,
         float_nodes: decisions.float_nodes.iter().cloned().collect(),
         made_from,
         tried: found.steps.iter().map(tried).collect(),
@@ -57,6 +58,7 @@ pub fn decisions(record: &Calibration) -> Decisions {
     Decisions {
         scales: record.scales,
         equalized: record.equalized,
+        permuted: record.permuted,
         method: record.range_method.clone(),
         ranges,
         input_means: BTreeMap::clone(&record.means),

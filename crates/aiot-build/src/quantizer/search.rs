@@ -54,6 +54,8 @@ pub struct Decisions {
     pub ranges: Ranges,
     /// Means for bias correction; empty where it does not help.
     pub input_means: BTreeMap<String, Vec<f32>>,
+    /// Whether channels are put into an order in which weights lose less.
+    pub permuted: bool,
     /// Nodes that stay float.
     pub float_nodes: BTreeSet<String>,
 }
@@ -123,6 +125,7 @@ pub fn apply(
         granularity: form.granularity,
         float_nodes: decisions.float_nodes.clone(),
         input_means: decisions.input_means.clone(),
+        permuted: decisions.permuted,
     };
     let (variant, report) =
         aiot_onnx::quantize_static(model, &decisions.ranges, &options).map_err(BuildError::other)?;
@@ -213,6 +216,9 @@ fn improve<'a>(
             observed = seen;
         }
     }
+    if form.activations == Activations::U8Asymmetric {
+        search.try_out("channels in another order", |decisions| decisions.permuted = true)?;
+    }
     for method in RANGE_METHODS {
         let ranges = observed.ranges(method, form.activations);
         search.try_out(&format!("{method} ranges"), |decisions| {
@@ -262,6 +268,7 @@ impl Variant {
             method: RangeMethod::MinMax.to_string(),
             ranges: Ranges::new(),
             input_means: BTreeMap::new(),
+            permuted: false,
             float_nodes: BTreeSet::new(),
         };
         let form = Form {
@@ -331,6 +338,7 @@ impl<'a> Search<'a> {
             method: RangeMethod::MinMax.to_string(),
             ranges: observed.ranges(RangeMethod::MinMax, form.activations),
             input_means: BTreeMap::new(),
+            permuted: false,
             float_nodes: BTreeSet::new(),
         };
         let best = Variant::new(prepared, decisions, form, reference)?;

@@ -156,6 +156,7 @@ fn exercise(model: &Model, range: Range, float_node: Index) {
             let options = StaticOptions {
                 granularity,
                 input_means: input_means.clone(),
+                permuted: granularity == Granularity::PerChannel,
                 float_nodes: names
                     .get(float_node.index(names.len() + 1))
                     .cloned()

@@ -123,7 +123,7 @@ pub(super) fn clip_bounds(node: &NodeProto, index: &Index<'_>) -> Option<(f32, f
     Some((bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?))
 }
 
-pub(super) fn is_float(tensor: &TensorProto) -> bool {
+pub(crate) fn is_float(tensor: &TensorProto) -> bool {
     tensor.data_type() == DataType::Float as i32
 }
 

@@ -676,32 +676,42 @@ fn bytes_are_the_same_on_every_processor() {
                 .collect::<Vec<f32>>(),
         );
     }
-    let variants = [
-        (&model, U8Asymmetric, Granularity::PerChannel),
-        (&even, U8Asymmetric, Granularity::PerChannel),
-        (&even, U8Asymmetric, Granularity::PerTensor),
-        (&even, S8Symmetric, Granularity::PerChannel),
-    ];
-    let digests = variants.map(|(model, activations, granularity)| {
-        let options = StaticOptions {
-            granularity,
-            input_means: means.clone(),
-            ..StaticOptions::new(activations)
-        };
-        let bytes = quantize_static(model, &ranges, &options).unwrap().0.to_bytes();
-        // FNV-1a
-        let digest = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
+    // FNV-1a
+    let digest = |model: &Model| {
+        let bytes = model.to_bytes();
+        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        format!("{digest:016x}")
-    });
+        format!("{hash:016x}")
+    };
+    let variants = [
+        (&model, U8Asymmetric, Granularity::PerChannel, false),
+        (&even, U8Asymmetric, Granularity::PerChannel, false),
+        (&even, U8Asymmetric, Granularity::PerTensor, false),
+        (&even, S8Symmetric, Granularity::PerChannel, false),
+        (&even, U8Asymmetric, Granularity::PerChannel, true),
+    ];
+    let mut digests = variants
+        .map(|(model, activations, granularity, permuted)| {
+            let options = StaticOptions {
+                granularity,
+                input_means: means.clone(),
+                permuted,
+                ..StaticOptions::new(activations)
+            };
+            digest(&quantize_static(model, &ranges, &options).unwrap().0)
+        })
+        .to_vec();
+    digests.push(digest(&quantize_dynamic(&model).unwrap().0));
     assert_eq!(
         digests,
         [
             "02a3407fcb6857bb",
             "a9ce93e1b889d74c",
             "a32ef6b26bd99e20",
-            "0e2d07996f64b341"
+            "0e2d07996f64b341",
+            "0975509803ecc9a4",
+            "b5906779a18d232f"
         ]
     );
 }

@@ -9,10 +9,10 @@ use crate::ranges::Range;
 use crate::tensor;
 
 /// Largest magnitude of a quantized weight: -128 is left out so that the range is symmetric.
-const WEIGHT_MAX: f64 = 127.0;
+pub(crate) const WEIGHT_MAX: f64 = 127.0;
 /// Largest sum of two adjacent weights: x86 processors without VNNI add u8 × s8 products in pairs in 16 bits, and
 /// 255 × 128 still fits.
-const PAIR_MAX: f64 = 128.0;
+pub(crate) const PAIR_MAX: f64 = 128.0;
 /// Largest magnitude of a quantized bias: half of what 32 bits hold, the other half is for the products.
 const BIAS_MAX: f64 = (1u32 << 30) as f64;
 /// Scales tried between the one that fits the widest number and the one that fits the widest pair.

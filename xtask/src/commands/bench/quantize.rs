@@ -76,15 +76,23 @@ pub fn run(paths: &Paths, subject: Option<&Subject>, runs: usize) -> Result<Vec<
         ));
     }
     let ranges = observed.ranges(RangeMethod::MinMax, Activations::U8Asymmetric);
-    let options = StaticOptions::new(Activations::U8Asymmetric);
     let aim = Some(Aim::Here(FILE_AIM_SECONDS));
-    let written = alone(&|| {
-        let (model, _) =
-            aiot_onnx::quantize_static(&prepared, &ranges, &options).map_err(BuildError::other)?;
-        drop(model.to_bytes());
-        Ok(())
-    })?;
-    rows.push(Row::alone("ranges to the int8 file", &written, aim));
+    for (what, permuted) in [
+        ("ranges to the int8 file", false),
+        ("the same, channels put in order", true),
+    ] {
+        let options = StaticOptions {
+            permuted,
+            ..StaticOptions::new(Activations::U8Asymmetric)
+        };
+        let written = alone(&|| {
+            let (model, _) =
+                aiot_onnx::quantize_static(&prepared, &ranges, &options).map_err(BuildError::other)?;
+            drop(model.to_bytes());
+            Ok(())
+        })?;
+        rows.push(Row::alone(what, &written, aim));
+    }
     let bytes = float.to_bytes();
     for (what, make) in [
         (
