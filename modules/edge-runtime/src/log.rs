@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -47,6 +47,36 @@ pub(crate) fn error(message: &str) {
     line(Level::Error, (3, "ERR"), message);
 }
 
+/// Something that may happen many times a second and is to be told once a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Seldom {
+    pub(crate) fn new() -> Seldom {
+        Seldom::default()
+    }
+
+    /// It happened. Where that is to be told: what to say of those that were not, to be put behind the line.
+    pub(crate) fn tell(&mut self, now: Instant) -> Option<String> {
+        const PAUSE: Duration = Duration::from_secs(60);
+        if self
+            .told
+            .is_some_and(|told| now.saturating_duration_since(told) < PAUSE)
+        {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(match std::mem::take(&mut self.untold) {
+            0 => String::new(),
+            untold => format!(" (and {untold} more since this was logged last)"),
+        })
+    }
+}
+
 fn line(level: Level, name: (u8, &str), message: &str) {
     if level as u8 > LEVEL.load(Relaxed) {
         return;
@@ -70,6 +100,17 @@ fn text((severity, name): (u8, &str), unix_ms: u64, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happens_all_the_time_is_told_once_a_minute() {
+        let start = Instant::now();
+        let mut seldom = Seldom::new();
+        let told: Vec<(u64, String)> = (0..130)
+            .filter_map(|second| Some((second, seldom.tell(start + Duration::from_secs(second))?)))
+            .collect();
+        let more = " (and 59 more since this was logged last)".to_owned();
+        assert_eq!(told, [(0, String::new()), (60, more.clone()), (120, more)]);
+    }
 
     #[test]
     fn edge_agent_reads_the_lines() {

@@ -88,11 +88,21 @@ impl Drop for Printing {
     }
 }
 
+/// A frame of one colour as cameras that do not compress give it, computed as BT.601 defines it, each row padded.
+fn yuyv([r, g, b]: [u8; 3], padding: usize) -> Vec<u8> {
+    let [r, g, b] = [r, g, b].map(|value| f64::from(value) / 255.0);
+    let y = 0.299 * r + 0.587 * g + 0.114 * b;
+    let brightness = (16.0 + 219.0 * y).round() as u8;
+    let [blue, red] = [(b - y) / 1.772, (r - y) / 1.402].map(|colour| (128.0 + 224.0 * colour).round() as u8);
+    let mut row = [brightness, blue, brightness, red].repeat(8);
+    row.resize(row.len() + padding, 7);
+    row.repeat(16)
+}
+
 /// The camera as a library to preload, and its frames.
-fn camera(folder: &Path) -> PathBuf {
+fn camera(folder: &Path, frame: impl Fn([u8; 3]) -> Vec<u8>) -> PathBuf {
     for (number, (colour, _)) in COLOURS.iter().enumerate() {
-        let jpeg = picture(*colour, image::ImageFormat::Jpeg);
-        std::fs::write(folder.join(format!("{number}.jpg")), without_tables(&jpeg)).unwrap();
+        std::fs::write(folder.join(format!("{number}.frame")), frame(*colour)).unwrap();
     }
     let library = folder.join("camera.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/camera/v4l2.c");
@@ -104,17 +114,18 @@ fn camera(folder: &Path) -> PathBuf {
     library
 }
 
-#[test]
-fn frames_of_a_camera_are_predicted_and_one_that_goes_is_opened_again() {
+/// Runs a module with a camera that gives such frames.
+fn colours_are_seen(format: &str, frame: impl Fn([u8; 3]) -> Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
-    let library = camera(folder.path());
+    let library = camera(folder.path(), frame);
     let device = folder.path().join("video0");
     let dir = package("colour");
     let sources = json!({"camera": {"device": device, "width": 16, "height": 16, "interval-ms": 0}});
-    let environment: [(&str, &Path); 3] = [
+    let environment: [(&str, &Path); 4] = [
         ("LD_PRELOAD", &library),
         ("CAMERA_DEVICE", &device),
         ("CAMERA_FRAMES", folder.path()),
+        ("CAMERA_FORMAT", Path::new(format)),
     ];
     let mut module = Printing::start(dir.path(), &sources, &environment);
     let mut labels = Vec::new();
@@ -126,20 +137,34 @@ fn frames_of_a_camera_are_predicted_and_one_that_goes_is_opened_again() {
     }
     // The newest frame is taken, so that some may be left out; damaged ones always are.
     for (_, label) in COLOURS {
-        assert!(labels.iter().any(|found| found == label), "{labels:?}");
+        assert!(labels.iter().any(|found| found == label), "{format}: {labels:?}");
+    }
+}
+
+#[test]
+fn frames_of_a_camera_are_predicted_and_one_that_goes_is_opened_again() {
+    colours_are_seen("MJPG", |colour| {
+        without_tables(&picture(colour, image::ImageFormat::Jpeg))
+    });
+}
+
+#[test]
+fn frames_of_a_camera_that_does_not_compress_are_predicted_too() {
+    for padding in [0, 32] {
+        colours_are_seen("YUYV", |colour| yuyv(colour, padding));
     }
 }
 
 #[test]
 fn a_camera_that_does_not_fit_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let library = camera(folder.path());
+    let library = camera(folder.path(), |_| Vec::new());
     let device = folder.path().join("video0");
     let dir = package("colour");
-    for (variable, words) in [
-        ("CAMERA_RAW", "it gives `YUYV` where Motion-JPEG is wanted"),
+    for (format, words) in [
+        ("GREY", "it gives `GREY` where Motion-JPEG or YUYV is wanted"),
         (
-            "CAMERA_FRAMES",
+            "YUYV",
             "it has no frames of 640×480 pixels; of its sizes declare one: 16×16, 32×32",
         ),
     ] {
@@ -149,7 +174,7 @@ fn a_camera_that_does_not_fit_is_told() {
             .env("AIOT_PIPELINE", pipeline.to_string())
             .env("LD_PRELOAD", &library)
             .env("CAMERA_DEVICE", &device)
-            .env(variable, folder.path());
+            .env("CAMERA_FORMAT", format);
         let mut service = Service::start(command);
         let log = service.log_until("trying again");
         assert!(log.contains(words), "{log}");

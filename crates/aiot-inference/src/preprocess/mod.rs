@@ -149,6 +149,15 @@ impl Preparation {
         }
     }
 
+    /// How many bytes an input file is before its preparation, as its header says: 3 a pixel of a picture. That of a
+    /// damaged one is its length.
+    pub fn unpacked_bytes(&self, bytes: &[u8]) -> usize {
+        match &self.kind {
+            Kind::Picture(_) => picture::unpacked_bytes(bytes),
+            Kind::Signal(_) => bytes.len(),
+        }
+    }
+
     /// The tensors of one input file: one of a PNG or JPEG picture, one per window of a `.npy` or CSV recording.
     /// There is at least one.
     ///

@@ -96,6 +96,15 @@ impl PicturePreparation {
     }
 }
 
+/// What a PNG or JPEG file is unpacked to: 3 bytes a pixel, as its header says; its length where that says nothing.
+pub(super) fn unpacked_bytes(bytes: &[u8]) -> usize {
+    let size = image::guess_format(bytes)
+        .and_then(|format| ImageReader::with_format(Cursor::new(bytes), format).into_dimensions());
+    size.map_or(bytes.len(), |(width, height)| {
+        (width as usize).saturating_mul(height as usize).saturating_mul(3)
+    })
+}
+
 /// Decodes PNG or JPEG, upright. The size in the header is checked before memory is taken.
 pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, PrepareError> {
     let fail = |error: image::ImageError| PrepareError::Undecodable {
@@ -267,6 +276,20 @@ mod tests {
             height,
             data: (0..width * height).map(|index| [(index % width) as u8]).collect(),
         }
+    }
+
+    #[test]
+    fn a_header_tells_how_much_a_picture_is() {
+        for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+            let mut file = Cursor::new(Vec::new());
+            DynamicImage::new_luma8(300, 200)
+                .write_to(&mut file, format)
+                .unwrap();
+            let file = file.into_inner();
+            assert_eq!(unpacked_bytes(&file), 180_000, "{format:?}");
+            assert_eq!(unpacked_bytes(&file[..10]), 10, "{format:?}");
+        }
+        assert_eq!(unpacked_bytes(b"no picture"), 10);
     }
 
     #[test]

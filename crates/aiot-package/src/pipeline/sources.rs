@@ -74,7 +74,7 @@ fn default_interval_ms() -> u32 {
     500
 }
 
-/// `camera` of the sources: a Video4Linux device that gives Motion-JPEG, as USB cameras do.
+/// `camera` of the sources: a Video4Linux device that gives Motion-JPEG or YUYV, as USB cameras do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CameraSource {

@@ -1,14 +1,16 @@
-//! A Video4Linux camera: its Motion-JPEG frames are inputs. A thread of its own reads every frame, since a camera whose
+//! A Video4Linux camera: its frames are inputs, Motion-JPEG where it has that, else YUYV. A thread of its own reads every frame, since a camera whose
 //! buffers are full gives old ones; the newest is predicted when it is time for the next. A camera that goes is opened
 //! again when it comes back.
 
 mod tables;
+mod yuyv;
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aiot_inference::PredictError;
 use aiot_package::CameraSource;
 use rscam::{Camera, Config, IntervalInfo, ResolutionInfo};
 use tokio::sync::watch;
@@ -20,13 +22,31 @@ use crate::log;
 use crate::serve::Service;
 use tables::TABLES;
 
-const FORMAT: &[u8; 4] = b"MJPG";
+const MOTION_JPEG: &[u8; 4] = b"MJPG";
+const YUYV: &[u8; 4] = b"YUYV";
 
 /// A camera that gives no frame for so long is told.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// The newest frame, or why there will be no more.
-type Latest = Result<Option<Arc<[u8]>>, String>;
+type Latest = Result<Option<Picture>, String>;
+
+/// A frame as the camera gave it.
+#[derive(Clone)]
+enum Picture {
+    Jpeg(Arc<[u8]>),
+    Yuyv { frame: Arc<[u8]>, size: (u32, u32) },
+}
+
+impl Picture {
+    /// As a file that the model's preparation reads.
+    fn file(self) -> Result<Arc<[u8]>, PredictError> {
+        match self {
+            Picture::Jpeg(frame) => Ok(whole(&frame)),
+            Picture::Yuyv { frame, size } => Ok(yuyv::file(&frame, size.0, size.1)?.into()),
+        }
+    }
+}
 
 pub(crate) async fn watch(service: Arc<Service>, source: CameraSource, stop: Stop) {
     let mut backoff = Backoff::new();
@@ -58,6 +78,7 @@ async fn run(
     let interval = Duration::from_millis(source.interval_ms.into());
     let mut stopped = stop.clone();
     let mut stalled = false;
+    let mut refusals = log::Seldom::new();
     loop {
         let changed = tokio::select! {
             changed = tokio::time::timeout(STALLED, latest.changed()) => changed,
@@ -88,7 +109,7 @@ async fn run(
             name: source.device.clone(),
             message_id: String::new(),
         };
-        if take(service, origin, stop, move || Ok(frame)).await == Taken::Stopped
+        if take(service, origin, &mut refusals, stop, move || frame.file()).await == Taken::Stopped
             || stopped_within(stop, interval.saturating_sub(started.elapsed())).await
         {
             return None;
@@ -100,20 +121,27 @@ async fn run(
 fn frames(source: CameraSource) -> io::Result<watch::Receiver<Latest>> {
     let (sender, receiver) = watch::channel(Ok(None));
     thread::Builder::new().name("camera".to_owned()).spawn(move || {
-        let camera = match open(&source) {
-            Ok(camera) => camera,
+        let (camera, format) = match open(&source) {
+            Ok(opened) => opened,
             Err(why) => {
                 let _ = sender.send(Err(why));
                 return;
             }
         };
         log::info(&format!(
-            "camera `{}`: {}×{} pixels",
-            source.device, source.width, source.height
+            "camera `{}`: {}×{} pixels, {}",
+            source.device,
+            source.width,
+            source.height,
+            String::from_utf8_lossy(format)
         ));
         loop {
             let news = match camera.capture() {
-                Ok(frame) => Ok(Some(whole(&frame))),
+                Ok(frame) if format == YUYV => Ok(Some(Picture::Yuyv {
+                    frame: frame[..].into(),
+                    size: (source.width, source.height),
+                })),
+                Ok(frame) => Ok(Some(Picture::Jpeg(frame[..].into()))),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error.to_string()),
             };
@@ -127,23 +155,26 @@ fn frames(source: CameraSource) -> io::Result<watch::Receiver<Latest>> {
 }
 
 /// Opens the camera and starts its stream, as fast as it gives frames of the declared size.
-fn open(source: &CameraSource) -> Result<Camera, String> {
+fn open(source: &CameraSource) -> Result<(Camera, &'static [u8; 4]), String> {
     let text = |error: io::Error| error.to_string();
     let mut camera = Camera::new(&source.device).map_err(text)?;
     let formats: Vec<_> = camera.formats().filter_map(Result::ok).collect();
-    if !formats.iter().any(|format| &format.format == FORMAT) {
+    let found = [MOTION_JPEG, YUYV]
+        .into_iter()
+        .find(|wanted| formats.iter().any(|format| &format.format == *wanted));
+    let Some(format) = found else {
         let given: Vec<_> = formats
             .iter()
             .map(|format| String::from_utf8_lossy(&format.format))
             .collect();
         return Err(format!(
-            "it gives `{}` where Motion-JPEG is wanted: take a camera that compresses, or put pictures into a folder \
+            "it gives `{}` where Motion-JPEG or YUYV is wanted: take another camera, or put pictures into a folder \
              (`sources.directory`)",
             given.join("`, `")
         ));
-    }
+    };
     let size = (source.width, source.height);
-    if let Ok(ResolutionInfo::Discretes(sizes)) = camera.resolutions(FORMAT)
+    if let Ok(ResolutionInfo::Discretes(sizes)) = camera.resolutions(format)
         && !sizes.contains(&size)
     {
         let sizes: Vec<String> = sizes
@@ -157,7 +188,7 @@ fn open(source: &CameraSource) -> Result<Camera, String> {
             sizes.join(", ")
         ));
     }
-    let interval = match camera.intervals(FORMAT, size) {
+    let interval = match camera.intervals(format, size) {
         Ok(IntervalInfo::Discretes(all)) => all
             .into_iter()
             .min_by(|a, b| (u64::from(a.0) * u64::from(b.1)).cmp(&(u64::from(b.0) * u64::from(a.1)))),
@@ -167,11 +198,11 @@ fn open(source: &CameraSource) -> Result<Camera, String> {
     let config = Config {
         interval: interval.unwrap_or((1, 30)),
         resolution: size,
-        format: FORMAT,
+        format,
         ..Config::default()
     };
     camera.start(&config).map_err(|error| error.to_string())?;
-    Ok(camera)
+    Ok((camera, format))
 }
 
 /// The frame as a JPEG file: with the Huffman tables, if the camera left them out. What is no JPEG stays as it is.

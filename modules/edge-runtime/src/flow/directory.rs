@@ -27,6 +27,7 @@ pub(crate) async fn watch(service: Arc<Service>, source: DirectorySource, stop: 
     let pause = Duration::from_millis(source.interval_ms.into());
     // Files that can be neither removed nor moved, and what was said last: each is said once.
     let (mut stuck, mut said) = (BTreeSet::new(), None);
+    let mut refusals = log::Seldom::new();
     loop {
         let files = match files(&folder, &stuck) {
             Ok(files) => files,
@@ -48,9 +49,13 @@ pub(crate) async fn watch(service: Arc<Service>, source: DirectorySource, stop: 
                 message_id: String::new(),
             };
             let file = path.clone();
-            let result = match take(&service, origin, &stop, move || Ok(read_input(&file)?)).await {
+            let result = match take(&service, origin, &mut refusals, &stop, move || {
+                Ok(read_input(&file)?)
+            })
+            .await
+            {
                 Taken::Done => fs::remove_file(&path),
-                Taken::Refused(_) => refuse(&folder, &name),
+                Taken::Refused => refuse(&folder, &name),
                 Taken::Stopped => return,
             };
             if let Err(error) = result {

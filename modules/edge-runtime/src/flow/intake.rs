@@ -1,6 +1,7 @@
 //! Inputs for which nobody waits: predicted, put into the queues, and only then done with.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use aiot_inference::{Model, PredictError};
 use tokio::sync::mpsc;
@@ -16,8 +17,8 @@ use crate::serve::{Reason, Service};
 pub(crate) enum Taken {
     /// Its predictions are in the queues, or it is left out.
     Done,
-    /// It gives no prediction, for this reason.
-    Refused(String),
+    /// It gives no prediction; why is counted and, if that has not been for a while, logged.
+    Refused,
     /// The module ends before it was done.
     Stopped,
 }
@@ -26,17 +27,18 @@ pub(crate) enum Taken {
 pub(crate) async fn take<Bytes: AsRef<[u8]>>(
     service: &Arc<Service>,
     origin: Origin,
+    refusals: &mut log::Seldom,
     stop: &Stop,
     read: impl FnOnce() -> Result<Bytes, PredictError> + Send + 'static,
 ) -> Taken {
     let flow = service.flow().clone();
+    let name = origin.name.clone();
     if flow.skips() {
         return Taken::Done;
     }
     let Ok(place) = service.worker().wait_for_place().await else {
         return Taken::Stopped;
     };
-    let name = origin.name.clone();
     let work = move |model: &Model, _: &crate::serve::Metrics| {
         let predictions = flow.predict(model, read()?.as_ref())?;
         let mut delivery = flow.compose(&predictions, &origin);
@@ -47,9 +49,10 @@ pub(crate) async fn take<Bytes: AsRef<[u8]>>(
         Ok(Ok(done)) => done,
         Ok(Err(error)) => {
             service.metrics().count_error(Reason::of(&error));
-            let message = error.to_string();
-            log::error(&format!("input `{name}` gives no prediction: {message}"));
-            return Taken::Refused(message);
+            if let Some(untold) = refusals.tell(Instant::now()) {
+                log::error(&format!("input `{name}` gives no prediction: {error}{untold}"));
+            }
+            return Taken::Refused;
         }
         Err(_) => return Taken::Stopped,
     };
@@ -72,6 +75,7 @@ pub(crate) async fn inputs(
     stop: Stop,
 ) {
     let mut ended = stop.clone();
+    let mut refusals = log::Seldom::new();
     loop {
         let input = tokio::select! {
             input = inputs.recv() => input,
@@ -91,9 +95,9 @@ pub(crate) async fn inputs(
             name: input,
             message_id,
         };
-        match take(&service, origin, &stop, move || Ok(payload)).await {
+        match take(&service, origin, &mut refusals, &stop, move || Ok(payload)).await {
             // One that gives no prediction would not give one the next time.
-            Taken::Done | Taken::Refused(_) => {}
+            Taken::Done | Taken::Refused => {}
             // Not acknowledged: it comes again.
             Taken::Stopped => return,
         }

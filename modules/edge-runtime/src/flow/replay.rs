@@ -23,6 +23,7 @@ pub(crate) async fn play(service: Arc<Service>, source: ReplaySource, stop: Stop
     let interval = Duration::from_millis(source.interval_ms.into());
     let (mut played, mut refused) = (0u64, 0u64);
     let mut round = 0u64;
+    let mut refusals = log::Seldom::new();
     while source.rounds == 0 || round < source.rounds.into() {
         round += 1;
         let names = match files(&folder) {
@@ -38,9 +39,13 @@ pub(crate) async fn play(service: Arc<Service>, source: ReplaySource, stop: Stop
                 name,
                 message_id: String::new(),
             };
-            match take(&service, origin, &stop, move || Ok(read_input(&file)?)).await {
+            match take(&service, origin, &mut refusals, &stop, move || {
+                Ok(read_input(&file)?)
+            })
+            .await
+            {
                 Taken::Done => played += 1,
-                Taken::Refused(_) => refused += 1,
+                Taken::Refused => refused += 1,
                 Taken::Stopped => return,
             }
             if stopped_within(&stop, interval.saturating_sub(started.elapsed())).await {

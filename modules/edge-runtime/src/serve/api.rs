@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::Service;
 use super::answer::{Refusal, json, read};
 use super::open_inference;
+use super::worker::is_small;
 use crate::Published;
 use crate::flow::Origin;
 
@@ -119,11 +120,11 @@ async fn infer(State(service): Shared, Path(named): Path<Named>, request: Reques
         let place = service.worker.place()?;
         let header_bytes = open_inference::header_length(request.headers())?;
         let body = read(request.into_body(), service.patience).await?;
-        let (length, flow) = (body.len(), service.flow.clone());
+        let (is_small, flow) = (is_small(body.len(), body.len()), service.flow.clone());
         let work = move |model: &aiot_inference::Model, metrics: &super::Metrics| {
             open_inference::infer(model, metrics, &flow, &body, header_bytes)
         };
-        service.worker.predict(place, length, work).await?
+        service.worker.predict(place, is_small, work).await?
     };
     service.answer(result.await)
 }
@@ -139,7 +140,8 @@ async fn predict(State(service): Shared, request: Request) -> Response {
     let result = async {
         let place = service.worker.place()?;
         let body = read(request.into_body(), service.patience).await?;
-        let length = body.len();
+        let unpacked = service.model.preparation().unpacked_bytes(&body);
+        let is_small = is_small(body.len(), unpacked);
         let work = move |model: &aiot_inference::Model, _: &super::Metrics| {
             let predictions = flow.predict(model, &body)?;
             if flow.pipeline().sources.http.is_some() {
@@ -164,7 +166,7 @@ async fn predict(State(service): Shared, request: Request) -> Response {
                 },
             ))
         };
-        service.worker.predict(place, length, work).await?
+        service.worker.predict(place, is_small, work).await?
     };
     service.answer(result.await)
 }

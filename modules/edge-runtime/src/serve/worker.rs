@@ -22,6 +22,9 @@ const MAX_HERE: Duration = Duration::from_millis(1);
 /// Longest input that is predicted on the network's thread: its length says something about its time.
 const MAX_HERE_BYTES: usize = 64 << 10;
 
+/// The same for what it is unpacked to: a few bytes can be a picture of millions of pixels.
+const MAX_HERE_UNPACKED_BYTES: usize = 1 << 20;
+
 /// Runs on the inference thread after one that took longer than [`MAX_HERE`], and at first.
 const CAUTION: u8 = 16;
 
@@ -116,6 +119,11 @@ impl std::fmt::Debug for Worker {
     }
 }
 
+/// Whether an input of so many bytes, and so many when it is unpacked, may be predicted on the network's thread.
+pub(super) fn is_small(bytes: usize, unpacked_bytes: usize) -> bool {
+    bytes <= MAX_HERE_BYTES && unpacked_bytes <= MAX_HERE_UNPACKED_BYTES
+}
+
 impl Queue {
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
@@ -138,9 +146,9 @@ impl Queue {
     }
 
     /// The turn of a job that should be quick, where nobody else has it.
-    fn here(&self, input_bytes: usize) -> Option<Here<'_>> {
+    fn here(&self, is_small: bool) -> Option<Here<'_>> {
         let mut jobs = self.jobs();
-        let quick = jobs.caution == 0 && input_bytes <= MAX_HERE_BYTES;
+        let quick = jobs.caution == 0 && is_small;
         if jobs.busy || !jobs.waiting.is_empty() || !quick {
             return None;
         }
@@ -212,14 +220,14 @@ impl Worker {
         permit.map(place).map_err(|_| Refusal::stopped())
     }
 
-    /// As [`Worker::run`], on this very thread where that is quick: `work` predicts one input of `input_bytes`.
+    /// As [`Worker::run`], on this very thread where that is quick: `work` predicts one input, which [`is_small`] or not.
     pub(crate) async fn predict<T: Send + 'static>(
         &self,
         place: Place,
-        input_bytes: usize,
+        is_small: bool,
         work: impl FnOnce(&Model, &Metrics) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        if let Some(_here) = self.queue.here(input_bytes) {
+        if let Some(_here) = self.queue.here(is_small) {
             // The place is given back after the run, as on the inference thread.
             let _place = place;
             return Ok(work(&self.model, &self.metrics));
@@ -352,15 +360,15 @@ mod tests {
         (done, refused)
     }
 
-    /// Whether the next input of `input_bytes` is predicted on the thread that brings it.
-    async fn runs_here(worker: &Worker, input_bytes: usize, pause: Duration) -> bool {
+    /// Whether the next input is predicted on the thread that brings it.
+    async fn runs_here(worker: &Worker, is_small: bool, pause: Duration) -> bool {
         let own = thread::current().id();
         let work = move |_: &Model, _: &Metrics| {
             thread::sleep(pause);
             thread::current().id() == own
         };
         let place = worker.wait_for_place().await.unwrap();
-        worker.predict(place, input_bytes, work).await.unwrap()
+        worker.predict(place, is_small, work).await.unwrap()
     }
 
     #[tokio::test]
@@ -369,7 +377,7 @@ mod tests {
         let (quick, slow) = (Duration::ZERO, MAX_HERE * 2);
         // A busy machine may hold up any run, and begin the count again.
         let mut apart = 0u32;
-        while !runs_here(&worker, 100, quick).await {
+        while !runs_here(&worker, true, quick).await {
             apart += 1;
             assert!(apart < 100_000, "every run took long");
         }
@@ -378,10 +386,17 @@ mod tests {
             "{apart} runs before the first one here"
         );
         // One that takes long is the last here for a while.
-        assert!(!runs_here(&worker, MAX_HERE_BYTES + 1, slow).await);
+        assert!(!runs_here(&worker, false, slow).await);
         for _ in 0..CAUTION {
-            assert!(!runs_here(&worker, 100, quick).await);
+            assert!(!runs_here(&worker, true, quick).await);
         }
+    }
+
+    #[test]
+    fn a_small_file_that_is_a_large_picture_is_not_small() {
+        assert!(is_small(MAX_HERE_BYTES, MAX_HERE_UNPACKED_BYTES));
+        assert!(!is_small(MAX_HERE_BYTES + 1, 10));
+        assert!(!is_small(10, MAX_HERE_UNPACKED_BYTES + 1));
     }
 
     #[tokio::test]
@@ -397,7 +412,7 @@ mod tests {
         let first = worker.run(worker.place().unwrap(), long);
         let second = async {
             begun.await.unwrap();
-            assert!(worker.queue.here(0).is_none());
+            assert!(worker.queue.here(true).is_none());
             go.send(()).unwrap();
         };
         assert!(tokio::join!(first, second).0.is_ok());

@@ -1,8 +1,9 @@
 /* A Video4Linux camera for tests, preloaded into a module: what the module asks of the file CAMERA_DEVICE is answered
  * here, with the structures of the system's own <linux/videodev2.h>.
  *
- * Frames are CAMERA_FRAMES/0.jpg to 2.jpg, in turns, 10 ms apart. Each fourth is marked as damaged and holds nonsense.
- * After 8 frames the camera is unplugged; it can be opened again, and then stays. With CAMERA_RAW it gives YUYV. */
+ * Frames are CAMERA_FRAMES/0.frame to 2.frame, in turns, 10 ms apart, in the format CAMERA_FORMAT. Each fourth is marked
+ * as damaged, holds nonsense and is a byte short. After 8 frames the camera is unplugged; it can be opened again, and
+ * then stays. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -51,15 +52,20 @@ static int fail(int error) {
 	return -1;
 }
 
+static __u32 format_given(void) {
+	const char *name = getenv("CAMERA_FORMAT");
+	return v4l2_fourcc(name[0], name[1], name[2], name[3]);
+}
+
 /* Fills buffer `index` with the next frame; its length. */
 static int fill(int index, int damaged) {
 	char path[4096], bytes[BUFFER_BYTES];
-	snprintf(path, sizeof path, "%s/%d.jpg", getenv("CAMERA_FRAMES"), frames % FRAMES);
+	snprintf(path, sizeof path, "%s/%d.frame", getenv("CAMERA_FRAMES"), frames % FRAMES);
 	FILE *file = fopen(path, "rb");
 	if (!file) return 0;
 	int length = fread(bytes, 1, sizeof bytes, file);
 	fclose(file);
-	if (damaged) memset(bytes, 0x55, length);
+	if (damaged) memset(bytes, 0x55, length--);
 	return pwrite(camera, bytes, length, index * BUFFER_BYTES);
 }
 
@@ -78,7 +84,7 @@ static int answer(unsigned long request, void *argument) {
 	case VIDIOC_ENUM_FMT: {
 		struct v4l2_fmtdesc *format = argument;
 		if (format->index > 0 || format->type != V4L2_BUF_TYPE_VIDEO_CAPTURE) return fail(EINVAL);
-		format->pixelformat = getenv("CAMERA_RAW") ? V4L2_PIX_FMT_YUYV : V4L2_PIX_FMT_MJPEG;
+		format->pixelformat = format_given();
 		return 0;
 	}
 	case VIDIOC_ENUM_FRAMESIZES: {
@@ -108,7 +114,7 @@ static int answer(unsigned long request, void *argument) {
 		/* As drivers do: the nearest that it has. */
 		format->fmt.pix.width = 16;
 		format->fmt.pix.height = 16;
-		format->fmt.pix.pixelformat = getenv("CAMERA_RAW") ? V4L2_PIX_FMT_YUYV : V4L2_PIX_FMT_MJPEG;
+		format->fmt.pix.pixelformat = format_given();
 		format->fmt.pix.field = V4L2_FIELD_NONE;
 		format->fmt.pix.sizeimage = BUFFER_BYTES;
 		return 0;
