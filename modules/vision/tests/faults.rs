@@ -5,8 +5,10 @@ mod device;
 #[path = "../../edge-runtime/tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufReader, Read, Write};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -88,6 +90,58 @@ fn every_refusal_of_a_broker_is_told_and_nothing_is_lost() {
         }
     });
     assert_eq!(bodies(&hub, 5).len(), 5);
+}
+
+/// `token_broker.py`, ended with the test.
+struct Door(Child);
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_token_that_has_ended_is_made_anew_and_nothing_is_lost() {
+    let Some(device) = Device::new().filter(|_| tools::have(&["python3"])) else {
+        return;
+    };
+    let hub = device.hub(DESIRED);
+    // For a hub whose clock is a month ahead every token has ended.
+    let door = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/token_broker.py"))
+        .args([&device.certificates.certificate, &device.certificates.key])
+        .args([device.broker.plain_port.to_string(), (30 * 86_400).to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut door = Door(door);
+    let mut said = BufReader::new(door.0.stdout.take().unwrap()).lines();
+    let mut next = || said.next().unwrap().unwrap();
+    let mut command = device.command(&device.pipeline());
+    command.env("AIOT_EDGE_HUB_PORT", next());
+    let mut service = Service::start(command);
+    for _ in 0..3 {
+        predict(&service);
+    }
+    let log = service.log_until("trying again").to_lowercase();
+    assert!(log.contains("notauthorized"), "{log}");
+    let mut signatures = BTreeSet::new();
+    for expected in ["5", "5", "0"] {
+        let line = next();
+        let [code, _, signature] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}");
+        };
+        assert_eq!(code, expected, "{line}");
+        signatures.insert(signature.to_owned());
+    }
+    assert_eq!(signatures.len(), 3, "each attempt has a token of its own");
+    let ids: BTreeSet<String> = bodies(&hub, 3)
+        .iter()
+        .map(|body| body["message_id"].to_string())
+        .collect();
+    assert_eq!((ids.len(), hub.telemetry().len()), (3, 3));
 }
 
 #[test]
