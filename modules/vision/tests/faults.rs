@@ -127,16 +127,13 @@ fn a_token_that_has_ended_is_made_anew_and_nothing_is_lost() {
     }
     let log = service.log_until("trying again").to_lowercase();
     assert!(log.contains("notauthorized"), "{log}");
-    let mut signatures = BTreeSet::new();
     for expected in ["5", "5", "0"] {
         let line = next();
-        let [code, _, signature] = line.split(' ').collect::<Vec<_>>()[..] else {
-            panic!("{line}");
-        };
-        assert_eq!(code, expected, "{line}");
-        signatures.insert(signature.to_owned());
+        assert_eq!(line.split(' ').next(), Some(expected), "{line}");
     }
-    assert_eq!(signatures.len(), 3, "each attempt has a token of its own");
+    // Not by their signatures: two tokens of one second are alike.
+    let signed = device.workload.sign_requests().len();
+    assert!(signed >= 3, "{signed} tokens for three attempts");
     let ids: BTreeSet<String> = bodies(&hub, 3)
         .iter()
         .map(|body| body["message_id"].to_string())

@@ -3,8 +3,8 @@
     python token_broker.py CERTIFICATE KEY BEHIND AHEAD   # prints its port, then a line for each CONNECT
 
 BEHIND is the port of the broker that the connections let in are handed on to. The first two CONNECTs meet a clock that
-is AHEAD seconds before everybody else's, as that of a device without a battery may be. A line is the return code, when
-the token ends, and its signature. Standard library only.
+is AHEAD seconds before everybody else's, as that of a device without a battery may be. A line is the return code and when
+the token ends. Standard library only.
 """
 
 import socket
@@ -72,7 +72,7 @@ def main():
         clock = time.time() + (int(ahead) if met < 2 else 0)
         met += 1
         code = 0 if int(token["se"][0]) > clock else 5
-        print(code, token["se"][0], token["sig"][0], flush=True)
+        print(code, token["se"][0], flush=True)
         if code:
             client.sendall(bytes([0x20, 2, 0, code]))
             client.close()
