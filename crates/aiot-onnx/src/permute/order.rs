@@ -4,8 +4,6 @@
 //! a matching: a greedy one, the most crowded channel first, then exchanges between two pairs while any helps. Costs
 //! are added up in a fixed order, so every processor finds the same one.
 
-use std::cmp::Ordering;
-
 use crate::quantize::{PAIR_MAX, WEIGHT_MAX};
 
 /// Channels that are put in order among themselves, an even number. Among so many each finds a partner that costs next to
@@ -225,17 +223,14 @@ impl Costs {
             }
             // Among equals the one that nobody fears: the crowded ones are still needed apart.
             let free = waiting.iter().rev().copied().filter(|&other| !taken[other]);
-            let best = free.min_by(|&first, &second| self.compare(channel, first, second));
+            let cost = |other| self.of(channel, other);
+            let best = free.min_by(|&first, &second| cost(first).total_cmp(&cost(second)));
             if let Some(best) = best {
                 taken[best] = true;
                 pairs.push([channel, best]);
             }
         }
         pairs
-    }
-
-    fn compare(&self, channel: usize, first: usize, second: usize) -> Ordering {
-        self.of(channel, first).total_cmp(&self.of(channel, second))
     }
 
     /// Exchanges partners between two pairs while that helps: only a pair that costs something can gain.
@@ -364,7 +359,6 @@ mod tests {
         let weight: Vec<f32> = (0..24 * 64).map(|_| (0..12).map(|_| uniform()).sum()).collect();
         let mut costs = Costs::new(64);
         costs.add(&rows(weight, 64).unwrap(), 0);
-        costs.fold();
         costs.fold();
         let pairs = |order: &[usize]| order.chunks(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>();
         let all: Vec<usize> = (0..64).collect();
