@@ -118,6 +118,22 @@ pub(crate) fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
     })
 }
 
+/// The values of an int64 tensor in row-major order, `None` for other types.
+pub(crate) fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
+    if tensor.data_type() != DataType::Int64 as i32 {
+        return None;
+    }
+    Some(match &tensor.raw_data {
+        Some(raw) => raw
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&bytes| i64::from_le_bytes(bytes))
+            .collect(),
+        None => tensor.int64_data.clone(),
+    })
+}
+
 /// The value of a boolean scalar.
 pub(crate) fn boolean(tensor: &TensorProto) -> Option<bool> {
     if tensor.data_type() != DataType::Bool as i32 {

@@ -19,7 +19,7 @@ pub const CALIBRATION_FILE: &str = "calibration.toml";
 /// File beside the model with the measurements.
 pub const MEASURED_FILE: &str = "measured.json";
 /// How calibration decides; part of the subject.
-pub const CALIBRATION_METHOD: &str = "search-3";
+pub const CALIBRATION_METHOD: &str = "search-4";
 
 /// `models/<name>/calibration.toml`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Which tensors have to share the order of their channels, and which constants go with them.
 //!
 //! An order is carried through nodes that treat all channels alike: activations, pooling, depthwise convolutions, sums and
-//! products of tensors with the same channels, Flatten, LayerNormalization. Whatever else reads or makes a tensor
+//! products of tensors with the same channels, Pad, Resize, Flatten, LayerNormalization. Whatever else reads or makes a tensor
 //! keeps its order as it is.
 
 use std::collections::BTreeMap;
@@ -197,8 +197,34 @@ impl<'a> Orders<'a> {
                 let rank = attribute(node, "kernel_shape")?.ints.len();
                 place.filter(|place| place.from_end > 1 && place.from_end == rank + 1)
             }
+            "Pad" | "Resize" => place.filter(|&place| self.keeps_channels(node, place)),
             _ if TOGETHER.contains(&operator) && node.input.len() == 2 => self.together(node),
             _ => None,
+        }
+    }
+
+    /// Whether a Pad or Resize leaves the channels alone and treats them alike.
+    fn keeps_channels(&self, node: &NodeProto, place: Place) -> bool {
+        let constant = |input: usize| {
+            let name = node.input.get(input)?;
+            self.index.constants.get(name.as_str()).copied()
+        };
+        let integers = |input| constant(input).and_then(tensor::integers).unwrap_or_default();
+        // The axes are counted from the first, so the rank must be that of the amounts.
+        let rank = place.from_end + 1;
+        let some_axes = attribute(node, "axes").is_some();
+        match node.op_type() {
+            _ if place.from_end == 1 || some_axes => false,
+            "Pad" => {
+                let amounts = integers(1);
+                let all_axes = node.input.get(3).is_none_or(String::is_empty);
+                all_axes && amounts.len() == 2 * rank && amounts[1] == 0 && amounts[rank + 1] == 0
+            }
+            _ => {
+                let scales = constant(2).and_then(tensor::floats).unwrap_or_default();
+                let (sizes, channels) = (integers(3), self.channels(place) as i64);
+                (scales.len() == rank && scales[1] == 1.0) || (sizes.len() == rank && sizes[1] == channels)
+            }
         }
     }
 

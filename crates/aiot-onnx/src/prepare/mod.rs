@@ -1,12 +1,14 @@
 //! Brings a float model into the form that quantization understands, without changing what it computes.
 //!
 //! Opset 13 or newer; constants are initializers, and initializers are constant; no Identity, Dropout, dead node or
-//! unused initializer; batch normalization folded into the convolution before it; Gemm without factors. Outputs stay
-//! within float rounding (1e-5). What a pass does not recognize stays as it is: preparing never fails on an operator
-//! that it does not know, except where an old opset cannot be raised.
+//! unused initializer; batch normalization folded into the convolution before it, zeros padded by the one after; Gemm
+//! without factors; means over all positions as pooling. Outputs stay within float rounding (1e-5). What a pass does
+//! not recognize stays as it is: preparing never fails on an operator that it does not know, except where an old opset
+//! cannot be raised.
 
 mod fold;
 mod opset;
+mod spatial;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +36,8 @@ pub fn prepare(model: &Model) -> Result<Model, OnnxError> {
     drop_pass_throughs(graph);
     while fold::fold_batch_normalizations(graph) {}
     fold::fold_gemm_factors(graph);
+    spatial::fold_pads(graph);
+    spatial::pool_means(graph);
     drop_dead(graph);
     if proto.ir_version() < 4 && proto != *model.proto() {
         // Before IR version 4 every initializer had to be a graph input as well.

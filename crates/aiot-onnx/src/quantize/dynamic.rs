@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::rewrite::{Product, RUNTIME_DOMAIN, Rewrite, is_any};
 use super::weights::{Layout, finite, quantize_weight};
-use super::{Granularity, NodeOutcome, QuantizeReport};
+use super::{Granularity, NodeOutcome, QuantizeReport, weight_only};
 use crate::error::QuantizeError;
 use crate::graph::{int, is};
 use crate::model::Model;
@@ -17,7 +17,8 @@ use crate::permute::permute;
 use crate::proto::{NodeProto, TensorProto};
 use crate::tensor;
 
-/// Quantizes the weights of MatMul, Gemm, LSTM and embeddings to 8 bits; activations are quantized at run time.
+/// Quantizes the weights of MatMul, Gemm, recurrent nodes and embeddings to 8 bits; activations are quantized at run
+/// time, but for GRU and RNN, which run in float.
 ///
 /// Graph inputs and outputs stay float32. A model with nothing to quantize comes out byte-identical.
 ///
@@ -72,9 +73,12 @@ impl<'a> Writer<'a> {
         if is(node, "LSTM") {
             return self.lstm(node);
         }
+        // ONNX Runtime has no 8-bit kernel for these, so their weights alone become small.
+        if is_any(node, &["GRU", "RNN"]) {
+            return weight_only::recurrent(&mut self.rewrite, node);
+        }
         let reason = match node.op_type() {
             "Conv" | "ConvTranspose" => "a convolution in this form is slower than in float",
-            "GRU" | "RNN" => "ONNX Runtime has no 8-bit kernel for it",
             _ => "it has no weights",
         };
         Ok(Some(reason.to_owned()))

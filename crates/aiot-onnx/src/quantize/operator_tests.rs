@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::reference_tests::{NEWEST, OLDEST, ask, integers, kernels, outputs};
 use super::*;
 use crate::exact::{Exactness, exactness};
-use crate::graph::int_attribute;
+use crate::graph::{int_attribute, text_attribute};
 use crate::ranges::Range;
 use crate::testing::{Builder, float_attribute, ints_attribute};
 
@@ -90,7 +90,7 @@ pub(super) fn switches() -> Builder {
 pub(super) fn bends() -> Builder {
     let mut builder = Builder::new(17);
     builder.input("x", &[1, 3, 8, 8]);
-    builder.output("y", &[1, 4, 14, 16]);
+    builder.output("y", &[1, 4, 15, 20]);
     builder.conv("x", "a", [16, 3, 3, 3], 1, 1);
     builder.node("LeakyRelu", &["a"], "b");
     let shuffle = builder.node("DepthToSpace", &["b"], "c");
@@ -103,9 +103,14 @@ pub(super) fn bends() -> Builder {
         integers(&mut builder, name, &[value]);
     }
     builder.node("Slice", &["e", "from", "to", "axis"], "f");
-    builder.conv("f", "g", [4, 4, 1, 1], 1, 0);
+    integers(&mut builder, "around", &[0, 0, 2, 0, 0, 0, 1, 3]);
+    let mirror = builder.node("Pad", &["f", "around"], "mirrored");
+    mirror.attribute.push(text_attribute("mode", "reflect"));
+    builder.conv("mirrored", "g", [4, 4, 1, 1], 1, 0);
     builder.node("Sigmoid", &["g"], "h");
-    builder.conv("h", "y", [4, 4, 1, 1], 1, 0);
+    integers(&mut builder, "zeros", &[0, 0, -1, 1, 0, 0, -1, 0]);
+    builder.node("Pad", &["h", "zeros"], "i");
+    builder.conv("i", "y", [4, 4, 1, 1], 1, 0);
     builder
 }
 
@@ -205,16 +210,17 @@ fn operators_without_kernels_run_on_integers_close_to_float() {
     }
     let found =
         prepared.map(|(name, _)| format!("{name}: {}", kernels(&newest, &format!("{name}.int8.onnx"))));
-    // One QuantizeLinear at the beginning, one DequantizeLinear at the end, and nothing in float between.
+    // One QuantizeLinear at the beginning, one DequantizeLinear at the end (a last Gemm gives float), and nothing in
+    // float between.
     assert_eq!(
         found,
         [
             "decoder: DepthToSpace×3 DequantizeLinear×1 QLinearAdd×1 QLinearConv×6 QuantizeLinear×1 Slice×2 \
              Transpose×10",
             "series: DequantizeLinear×1 QLinearConv×3 QuantizeLinear×1 Reshape×2 Slice×1 Transpose×4",
-            "switches: DequantizeLinear×1 Flatten×1 QGemm×1 QLinearAdd×3 QLinearConv×4 QLinearGlobalAveragePool×2 \
-             QLinearMul×3 QuantizeLinear×1 Transpose×3",
-            "bends: DepthToSpace×1 DequantizeLinear×1 QLinearConv×4 QLinearLeakyRelu×1 QLinearSigmoid×1 \
+            "switches: Flatten×1 QGemm×1 QLinearAdd×3 QLinearConv×4 QLinearGlobalAveragePool×2 QLinearMul×3 \
+             QuantizeLinear×1 Transpose×2",
+            "bends: DepthToSpace×1 DequantizeLinear×1 Pad×2 QLinearConv×4 QLinearLeakyRelu×1 QLinearSigmoid×1 \
              QuantizeLinear×1 Slice×1 Transpose×4",
         ]
     );

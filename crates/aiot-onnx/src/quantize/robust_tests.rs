@@ -12,7 +12,7 @@ use crate::proto::{ModelProto, TensorProto};
 use crate::ranges::Range;
 use crate::{equalize, exactness, initializers_by_size, inspect, prepare, problems, tensor, to_float16};
 
-const OPERATORS: [&str; 24] = [
+const OPERATORS: [&str; 26] = [
     "Add",
     "Clip",
     "Concat",
@@ -33,6 +33,8 @@ const OPERATORS: [&str; 24] = [
     "LayerNormalization",
     "MatMul",
     "Mul",
+    "Pad",
+    "ReduceMean",
     "Relu",
     "Resize",
     "Split",

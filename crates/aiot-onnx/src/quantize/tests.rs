@@ -196,7 +196,9 @@ fn splitting_slicing_and_resizing_share_the_scale() {
     let resize = &report.nodes[2];
     assert_eq!(
         resize.outcome,
-        NodeOutcome::Float("ONNX Runtime resizes 8-bit values only by `nearest`, not by `linear`".to_owned())
+        NodeOutcome::Float(
+            "ONNX Runtime resizes 8-bit values well only by `nearest`, not by `linear`".to_owned()
+        )
     );
     builder.graph.node[1].output[1] = String::new();
     builder.graph.node.remove(3);

@@ -92,21 +92,29 @@ fn add<'a>(
         return eight_bits(rewrite, node, &[(1, weight, layout, scale_dims)]).map(|()| None);
     }
     if is_any(node, &["LSTM", "GRU", "RNN"]) {
-        let mut weights = Vec::new();
-        for position in [1, 2] {
-            let weight = rewrite
-                .constant(node, position)
-                .filter(|weight| weight.dims.len() == 3);
-            let Some(weight) = weight.filter(|weight| weight.dims.iter().all(|&dim| dim > 0)) else {
-                return Ok(Some("its weights are not constant".to_owned()));
-            };
-            let rows = (weight.dims[0] * weight.dims[1]) as usize;
-            let layout = Layout::rows(rows, weight.dims[2] as usize);
-            weights.push((position, weight, layout, vec![weight.dims[0], weight.dims[1], 1]));
-        }
-        return eight_bits(rewrite, node, &weights).map(|()| None);
+        return recurrent(rewrite, node);
     }
     Ok(Some("it has no weights that are known".to_owned()))
+}
+
+/// Writes a recurrent node with weights in 8 bits, one scale per gate and unit; else says why not.
+pub(super) fn recurrent<'a>(
+    rewrite: &mut Rewrite<'a>,
+    node: &'a NodeProto,
+) -> Result<Option<String>, QuantizeError> {
+    let mut weights = Vec::new();
+    for position in [1, 2] {
+        let weight = rewrite
+            .constant(node, position)
+            .filter(|weight| weight.dims.len() == 3);
+        let Some(weight) = weight.filter(|weight| weight.dims.iter().all(|&dim| dim > 0)) else {
+            return Ok(Some("its weights are not constant".to_owned()));
+        };
+        let rows = (weight.dims[0] * weight.dims[1]) as usize;
+        let layout = Layout::rows(rows, weight.dims[2] as usize);
+        weights.push((position, weight, layout, vec![weight.dims[0], weight.dims[1], 1]));
+    }
+    eight_bits(rewrite, node, &weights).map(|()| None)
 }
 
 /// Writes a node whose weights (input, constant, layout, dims of the scales) are made float when the model is loaded.

@@ -4,7 +4,7 @@
 mod expand;
 mod weighted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::Plan;
 use super::rewrite::assemble;
@@ -49,7 +49,19 @@ pub(super) fn write(
         writer.add_node(node, outcome)?;
     }
 
+    drop_unread(&mut writer.nodes, &writer.index);
     Ok(assemble(prepared, writer.nodes, writer.initializers)?)
+}
+
+/// Removes dequantized values that nobody reads, since Pad, HardSigmoid and HardSwish take the 8-bit ones: the engine
+/// would compute them all the same.
+fn drop_unread(nodes: &mut Vec<NodeProto>, index: &Index<'_>) {
+    let read: BTreeSet<String> = nodes.iter().flat_map(|node| &node.input).cloned().collect();
+    let is_read = |name: &String| {
+        let name = name.as_str();
+        read.contains(name) || index.outputs.contains(name) || index.captured.contains(name)
+    };
+    nodes.retain(|node| node.op_type() != "DequantizeLinear" || node.output.iter().any(is_read));
 }
 
 /// The range of a constant, widened to include 0.
@@ -96,6 +108,9 @@ impl Writer<'_> {
             if let Some(dequantized) = self.dequantized.get(input.as_str()).filter(|_| from_pair) {
                 input.clone_from(dequantized);
             }
+        }
+        if quantized && node.op_type() == "Pad" {
+            return self.add_pad(node);
         }
         if quantized {
             match node.op_type() {
@@ -168,27 +183,48 @@ impl Writer<'_> {
 
     fn add_pair_with(&mut self, tensor: &str, source: &str, [scale, zero_point]: &[String; 2]) -> String {
         let quantized = self.names.fresh(&format!("{tensor}_quantized"));
+        self.nodes.push(new_node(
+            "QuantizeLinear",
+            &format!("{tensor}_QuantizeLinear"),
+            &[source, scale, zero_point],
+            &[&quantized],
+        ));
+        self.add_dequantized(tensor, quantized, [scale, zero_point])
+    }
+
+    /// Adds the DequantizeLinear of a tensor's 8-bit value; returns the dequantized value.
+    fn add_dequantized(&mut self, tensor: &str, quantized: String, [scale, zero_point]: [&str; 2]) -> String {
         let is_output = self.plan.replaced.contains(tensor) && self.index.outputs.contains(tensor);
         let dequantized = match is_output {
             true => tensor.to_owned(),
             false => self.names.fresh(&format!("{tensor}_dequantized")),
         };
-        let name = |operator: &str| format!("{tensor}_{operator}");
-        self.nodes.push(new_node(
-            "QuantizeLinear",
-            &name("QuantizeLinear"),
-            &[source, scale, zero_point],
-            &[&quantized],
-        ));
         self.nodes.push(new_node(
             "DequantizeLinear",
-            &name("DequantizeLinear"),
+            &format!("{tensor}_DequantizeLinear"),
             &[&quantized, scale, zero_point],
             &[&dequantized],
         ));
         self.quantized.insert(tensor.to_owned(), quantized);
         self.dequantized.insert(tensor.to_owned(), dequantized.clone());
         dequantized
+    }
+
+    /// Writes a Pad on the 8-bit values themselves: the engine pads them, but fuses no pairs around it. 0 is the zero
+    /// point.
+    fn add_pad(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
+        let (input, output) = (&node.input[0], &node.output[0]);
+        let root = &self.plan.tensors[output];
+        let (_, [scale, zero_point]) = self.scale(root)?;
+        let quantized = self.names.fresh(&format!("{output}_quantized"));
+        let mut written = node.clone();
+        written.input[0].clone_from(&self.quantized[input]);
+        written.input.resize(written.input.len().max(3), String::new());
+        written.input[2].clone_from(&zero_point);
+        written.output[0].clone_from(&quantized);
+        self.nodes.push(written);
+        self.add_dequantized(output, quantized, [&scale, &zero_point]);
+        Ok(())
     }
 
     /// The scale of a tensor's range and the names of its initializers, made at first use.

@@ -153,6 +153,27 @@ fn a_recurrent_net_becomes_the_engines_own() {
 }
 
 #[test]
+fn recurrent_nodes_without_a_kernel_get_small_weights_alone() {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[5, 1, 3]);
+    builder.random("w", &[1, 6, 3]);
+    builder.random("r", &[1, 6, 2]);
+    let gru = builder.node("GRU", &["x", "w", "r"], "y");
+    gru.attribute.push(int_attribute("hidden_size", 2));
+    builder.output("y", &[]);
+    check(
+        &builder,
+        &[
+            "Cast(w_quantized) w_float",
+            "Mul(w_float w_scale) w_dequantized",
+            "Cast(r_quantized) r_float",
+            "Mul(r_float r_scale) r_dequantized",
+            "GRU(x w_dequantized r_dequantized) y",
+        ],
+    );
+}
+
+#[test]
 fn what_has_no_fast_kernel_stays_float_and_says_why() {
     let mut builder = Builder::new(17);
     builder.input("x", &[1, 3, 6, 6]);

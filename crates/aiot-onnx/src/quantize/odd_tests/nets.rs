@@ -184,6 +184,77 @@ pub(super) fn newer(opset: i64) -> ModelProto {
     }
 }
 
+/// Zeros around a picture before a convolution and before pooling, and a mean that drops its axes, as Keras' and torch's
+/// exporters write them.
+pub(super) fn padded() -> ModelProto {
+    let mut builder = picture(17, 2);
+    integers(&mut builder, "around", &[0, 0, 0, 1, 0, 0, 2, 3]);
+    builder.constant("zero", &[], &[0.0]);
+    builder.node("Pad", &["x", "around", "zero"], "a");
+    builder.conv("a", "b", [4, 3, 3, 3], 1, 1);
+    builder.node("Relu", &["b"], "c");
+    integers(&mut builder, "after", &[0, 0, 0, 0, 0, 0, 1, 1]);
+    builder.node("Pad", &["c", "after"], "d");
+    builder.node("MaxPool", &["d"], "e").attribute.extend([
+        ints_attribute("kernel_shape", &[3, 3]),
+        ints_attribute("strides", &[2, 2]),
+    ]);
+    builder.conv("e", "f", [4, 4, 3, 3], 1, 0);
+    builder
+        .node("ReduceMean", &["f"], "g")
+        .attribute
+        .extend([ints_attribute("axes", &[-1, 2]), int_attribute("keepdims", 0)]);
+    builder.gemm("g", "y", 5, 4);
+    builder.proto()
+}
+
+/// Made larger and mirrored at its edges on the way, by factors and to a size.
+pub(super) fn enlarged() -> ModelProto {
+    let mut builder = picture(17, 4);
+    builder.conv("x", "a", [8, 3, 3, 3], 1, 1);
+    builder.constant("scales", &[4], &[1.0, 1.0, 2.0, 2.0]);
+    builder.node("Resize", &["a", "", "scales"], "b");
+    integers(&mut builder, "around", &[0, 0, 1, 1, 0, 0, 1, 2]);
+    let mirror = builder.node("Pad", &["b", "around"], "c");
+    mirror.attribute.push(words("mode", "reflect"));
+    builder.conv("c", "d", [6, 8, 3, 3], 1, 0);
+    integers(&mut builder, "size", &[1, 6, 24, 20]);
+    let resize = builder.node("Resize", &["d", "", "", "size"], "e");
+    resize.attribute.push(words("mode", "linear"));
+    builder.conv("e", "y", [2, 6, 1, 1], 1, 0);
+    builder.proto()
+}
+
+/// Recurrent nodes that ONNX Runtime has no 8-bit kernels for, one in both directions, one with a bias.
+pub(super) fn recurrent() -> ModelProto {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[6, 2, 3]);
+    builder.graph.output.push(unknown("y", 3));
+    builder.random("gru_w", &[2, 12, 3]);
+    builder.random("gru_r", &[2, 12, 4]);
+    builder.random("gru_b", &[2, 24]);
+    let gru = builder.node("GRU", &["x", "gru_w", "gru_r", "gru_b"], "a");
+    gru.attribute.extend([
+        int_attribute("hidden_size", 4),
+        words("direction", "bidirectional"),
+    ]);
+    builder
+        .node("Transpose", &["a"], "b")
+        .attribute
+        .push(ints_attribute("perm", &[0, 2, 1, 3]));
+    integers(&mut builder, "flat", &[6, 2, 8]);
+    builder.node("Reshape", &["b", "flat"], "c");
+    builder.random("rnn_w", &[1, 4, 8]);
+    builder.random("rnn_r", &[1, 4, 4]);
+    let rnn = builder.node("RNN", &["c", "rnn_w", "rnn_r"], "d");
+    rnn.attribute.push(int_attribute("hidden_size", 4));
+    integers(&mut builder, "direction", &[1]);
+    builder.node("Squeeze", &["d", "direction"], "e");
+    builder.random("w", &[4, 5]);
+    builder.node("MatMul", &["e", "w"], "y");
+    builder.proto()
+}
+
 /// A product of another number type before one of floats.
 pub(super) fn other_numbers(data_type: DataType) -> ModelProto {
     let mut builder = Builder::new(17);
