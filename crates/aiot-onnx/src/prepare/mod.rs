@@ -1,11 +1,12 @@
 //! Brings a float model into the form that quantization understands, without changing what it computes.
 //!
-//! Opset 13 or newer; constants are initializers, and initializers are constant; no Identity, Dropout, dead node or
-//! unused initializer; batch normalization folded into the convolution before it, zeros padded by the one after; Gemm
-//! without factors; means over all positions as pooling. Outputs stay within float rounding (1e-5). What a pass does
-//! not recognize stays as it is: preparing never fails on an operator that it does not know, except where an old opset
-//! cannot be raised.
+//! Opset 13 or newer; initializers are constant, constants are initializers, and so is what hangs on them alone; no
+//! Identity, Dropout, dead node or unused initializer; batch normalization folded into the convolution before it, zeros
+//! padded by the one after; Gemm without factors; means over all positions as pooling. Outputs stay within float
+//! rounding (1e-5). What a pass does not recognize stays as it is: preparing never fails on an operator that it does
+//! not know, except where an old opset cannot be raised.
 
+mod constants;
 mod fold;
 mod opset;
 mod spatial;
@@ -33,6 +34,7 @@ pub fn prepare(model: &Model) -> Result<Model, OnnxError> {
     // Afterwards, since whether a node can be raised may depend on its constants.
     opset::raise(&mut proto, model.opset())?;
     let graph = proto.graph.as_mut().expect("a checked model has a graph");
+    constants::fold_constants(graph);
     drop_pass_throughs(graph);
     while fold::fold_batch_normalizations(graph) {}
     fold::fold_gemm_factors(graph);

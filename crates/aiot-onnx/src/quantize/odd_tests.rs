@@ -132,6 +132,16 @@ fn odd_models_compute_the_same_in_every_form() {
             ],
         ),
         (
+            "weights-in-parts",
+            weights_in_parts(),
+            &[
+                "LSTM: LSTM has no 8-bit form here",
+                "Squeeze: none of its inputs is quantized",
+                "MatMul",
+                "MatMul",
+            ],
+        ),
+        (
             "float16",
             other_numbers(DataType::Float16),
             &[

@@ -255,6 +255,47 @@ pub(super) fn recurrent() -> ModelProto {
     builder.proto()
 }
 
+/// Weights that are put together when the file is run: gates in another order as torch's newer exporter leaves them, a
+/// matrix to be turned, one in half precision.
+pub(super) fn weights_in_parts() -> ModelProto {
+    let mut builder = Builder::new(17);
+    builder.input("x", &[6, 2, 3]);
+    builder.graph.output.push(unknown("y", 3));
+    for (name, width) in [("w", 3), ("r", 4)] {
+        let named = |what: &str| format!("{name}_{what}");
+        builder.random(&named("all"), &[16, width]);
+        let mut parts = Vec::new();
+        for (place, (from, to)) in [(0, 4), (12, 16), (4, 12)].into_iter().enumerate() {
+            let [from_name, to_name] = ["from", "to"].map(|what| named(&format!("{what}{place}")));
+            integers(&mut builder, &from_name, &[from]);
+            integers(&mut builder, &to_name, &[to]);
+            parts.push(named(&format!("part{place}")));
+            builder.node("Slice", &[&named("all"), &from_name, &to_name], &parts[place]);
+        }
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let concat = builder.node("Concat", &parts, &named("gates"));
+        concat.attribute.push(int_attribute("axis", 0));
+        integers(&mut builder, &named("axis"), &[0]);
+        builder.node("Unsqueeze", &[&named("gates"), &named("axis")], name);
+    }
+    let lstm = builder.node("LSTM", &["x", "w", "r"], "a");
+    lstm.attribute.push(int_attribute("hidden_size", 4));
+    integers(&mut builder, "direction", &[1]);
+    builder.node("Squeeze", &["a", "direction"], "b");
+    builder.random("matrix", &[8, 4]);
+    builder.node("Transpose", &["matrix"], "turned");
+    builder.node("MatMul", &["b", "turned"], "c");
+    let halves: Vec<half::f16> = builder.numbers(40).into_iter().map(half::f16::from_f32).collect();
+    builder
+        .graph
+        .initializer
+        .push(tensor::from_halves("half", &[8, 5], &halves));
+    let cast = builder.node("Cast", &["half"], "whole");
+    cast.attribute.push(int_attribute("to", DataType::Float as i64));
+    builder.node("MatMul", &["c", "whole"], "y");
+    builder.proto()
+}
+
 /// A product of another number type before one of floats.
 pub(super) fn other_numbers(data_type: DataType) -> ModelProto {
     let mut builder = Builder::new(17);
