@@ -8,7 +8,7 @@ use aiot_package::Precision;
 use serde::Serialize;
 
 use crate::error::BuildError;
-use crate::quantize_cli::read_model;
+use crate::model_file::read_model;
 use crate::quantizer::activations;
 use crate::quantizer::direct::direct;
 use crate::quantizer::side_by_side::SWEEP;

@@ -31,6 +31,7 @@ pub mod images;
 pub mod inspect_cli;
 pub mod lockfile;
 pub mod manifests;
+pub mod model_file;
 pub mod network;
 pub mod observe;
 pub mod paths;

@@ -1,6 +1,5 @@
 //! `cargo xtask quantize`: one model, without a release.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use aiot_inference::Engine;
@@ -19,6 +18,7 @@ use aiot_toolchain::wheels;
 use crate::error::{BuildError, io};
 use crate::events::Sink;
 use crate::lockfile::{self, write_if_changed};
+use crate::model_file::read_model;
 use crate::network::Network;
 use crate::observe::{FileIndex, observe, record_dir};
 use crate::paths::Paths;
@@ -29,9 +29,6 @@ use crate::quantizer::samples::Samples;
 use crate::quantizer::side_by_side::{Bench, Wishes, in_float, row};
 pub use crate::quantizer::side_by_side::{Outcome, Row};
 use crate::workspace::{check, find_model, parse_labels};
-
-/// Largest model file that is read.
-const MODEL_LIMIT_BYTES: u64 = 2 << 30;
 
 /// What to make of a model that nothing declares.
 pub struct AnyModel {
@@ -102,52 +99,6 @@ pub fn host_engine(paths: &Paths, network: Option<&Network>, events: Sink<'_>) -
     let store = Store::create(&paths.store()).map_err(BuildError::other)?;
     let blob = store.put_bytes(&library.bytes).map_err(BuildError::other)?;
     Engine::load(&store.path(&blob.digest)).map_err(BuildError::other)
-}
-
-/// Reads a model file.
-///
-/// # Errors
-/// When it is too large, or no sound ONNX file.
-pub fn read_model(path: &Path) -> Result<Model, BuildError> {
-    let mut left = MODEL_LIMIT_BYTES;
-    let bytes = read_within(path, &mut left).map_err(io("read", path))?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let folder = folder.canonicalize().map_err(io("read", folder))?;
-    let beside = |location: &str| {
-        // A link may lead anywhere; the reader has refused the other ways out.
-        let file = folder
-            .join(location)
-            .canonicalize()
-            .map_err(|error| error.to_string())?;
-        match file.starts_with(&folder) {
-            true => read_within(&file, &mut left).map_err(|error| error.to_string()),
-            false => Err("it is a link that leads out of the model's folder".to_owned()),
-        }
-    };
-    Model::parse_with(bytes, beside)
-        .map_err(|error| BuildError::Other(format!("{}: {error}", path.display())))
-}
-
-/// A file of at most `left` bytes, which are fewer afterwards.
-fn read_within(path: &Path, left: &mut u64) -> std::io::Result<Vec<u8>> {
-    let file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    let too_long = || {
-        std::io::Error::other(format!(
-            "it has {length} bytes; of a model and the files of its data at most {MODEL_LIMIT_BYTES} bytes are read: \
-             the engine takes no larger one"
-        ))
-    };
-    if length > *left {
-        return Err(too_long());
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(|_| too_long())?);
-    file.take(*left + 1).read_to_end(&mut bytes)?;
-    *left = left.checked_sub(bytes.len() as u64).ok_or_else(too_long)?;
-    Ok(bytes)
 }
 
 /// Quantizes a model that nothing declares, writes it, and compares it with float where there is data to compare with.
@@ -305,83 +256,5 @@ pub fn granularity(declared: aiot_plan::declare::Granularity) -> Granularity {
     match declared {
         aiot_plan::declare::Granularity::PerChannel => Granularity::PerChannel,
         aiot_plan::declare::Granularity::PerTensor => Granularity::PerTensor,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use aiot_onnx::proto::tensor_proto::{DataLocation, DataType};
-    use aiot_onnx::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, ValueInfoProto};
-    use prost::Message;
-
-    use super::*;
-
-    /// A model that hands out two numbers, which it keeps in another file.
-    fn model(location: &str) -> Vec<u8> {
-        let entry = StringStringEntryProto {
-            key: Some("location".to_owned()),
-            value: Some(location.to_owned()),
-        };
-        let tensor = TensorProto {
-            name: Some("w".to_owned()),
-            data_type: Some(DataType::Float as i32),
-            dims: vec![2],
-            data_location: Some(DataLocation::External as i32),
-            external_data: vec![entry],
-            ..TensorProto::default()
-        };
-        let output = ValueInfoProto {
-            name: Some("w".to_owned()),
-            ..ValueInfoProto::default()
-        };
-        ModelProto {
-            ir_version: Some(8),
-            graph: Some(GraphProto {
-                initializer: vec![tensor],
-                output: vec![output],
-                ..GraphProto::default()
-            }),
-            ..ModelProto::default()
-        }
-        .encode_to_vec()
-    }
-
-    #[test]
-    fn data_beside_the_model_is_read_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let models = folder.path().join("models");
-        std::fs::create_dir(&models).unwrap();
-        let data = [1.5f32, -2.0].map(f32::to_le_bytes).concat();
-        std::fs::write(models.join("w.bin"), &data).unwrap();
-        std::fs::write(folder.path().join("secret"), &data).unwrap();
-        std::os::unix::fs::symlink("../secret", models.join("link")).unwrap();
-        let read = |location: &str| {
-            let path = models.join("model.onnx");
-            std::fs::write(&path, model(location)).unwrap();
-            read_model(&path)
-        };
-        let held = read("w.bin").unwrap();
-        let tensor = &held.proto().graph.as_ref().unwrap().initializer[0];
-        assert_eq!(tensor.raw_data.as_deref(), Some(data.as_slice()));
-        for (location, expected) in [
-            ("../secret", "no plain relative path"),
-            ("link", "leads out of the model's folder"),
-            ("gone", "No such file"),
-        ] {
-            let error = read(location).unwrap_err().to_string();
-            assert!(error.contains(expected), "{location}: {error}");
-        }
-    }
-
-    #[test]
-    fn reading_is_bounded() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        std::fs::write(&path, [7; 10]).unwrap();
-        let mut left = 15;
-        assert_eq!(read_within(&path, &mut left).unwrap().len(), 10);
-        assert_eq!(left, 5);
-        let error = read_within(&path, &mut left).unwrap_err().to_string();
-        assert!(error.starts_with("it has 10 bytes"), "{error}");
     }
 }

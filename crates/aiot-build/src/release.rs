@@ -414,7 +414,7 @@ fn locked_models(
             (
                 model.name.clone(),
                 LockedModel {
-                    source: model.digest,
+                    source: model.source(),
                     calibration,
                     measured,
                 },

@@ -146,7 +146,11 @@ pub fn write(
             .into_iter()
             .flatten()
         {
-            dependencies.insert(format!("file:{}", model.path), model.digest);
+            dependencies.extend(
+                model
+                    .files()
+                    .map(|(path, digest)| (format!("file:{path}"), digest)),
+            );
         }
         if let Some(module) = facts.facts.modules.get(&declared.module) {
             dependencies.insert(

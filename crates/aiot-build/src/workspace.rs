@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aiot_iothub::condition::Condition;
+use aiot_oci::Digest;
 use aiot_plan::compatibility::{self, ModelFacts};
 use aiot_plan::diagnose::{ConfigError, Site};
 use aiot_plan::{Model, ModelName, Texts, Workspace};
 
 use crate::error::{BuildError, io};
+use crate::model_file::{MODEL_LIMIT_BYTES, read_model_with};
 use crate::observe::{FileIndex, read_small};
 use crate::paths::Paths;
 
-/// Longest model file that is looked at, 2 GiB (protobuf's own limit).
-const MODEL_LIMIT_BYTES: u64 = 2 << 30;
 /// Most labels of a model.
 const LABEL_LIMIT: usize = 100_000;
 
@@ -140,28 +140,9 @@ fn check_model(
             reason.to_string(),
         ));
     }
-    let path = paths.file(&model.path);
-    let Ok(metadata) = std::fs::metadata(&path) else {
-        errors.push(ConfigError::new(
-            "files::model",
-            model.sites.path.clone(),
-            format!("model `{}`: its file is missing", model.name),
-            "no such file",
-        ));
+    let Some((size_bytes, content)) = check_files(paths, model, files, errors)? else {
         return Ok(None);
     };
-    let digest = files.digest(&path)?;
-    if digest != model.digest {
-        errors.push(
-            ConfigError::new(
-                "files::digest",
-                model.sites.sha256.clone(),
-                format!("model `{}`: its file is another one", model.name),
-                format!("the file has {}", digest.hex()),
-            )
-            .with_help("if the new file is meant, write its digest here and raise the version"),
-        );
-    }
     let problem = |message: String| {
         ConfigError::new(
             "files::onnx",
@@ -170,20 +151,21 @@ fn check_model(
             message,
         )
     };
-    if metadata.len() > MODEL_LIMIT_BYTES {
+    if size_bytes > MODEL_LIMIT_BYTES {
         errors.push(problem(format!(
-            "{} bytes: larger than an ONNX file can be",
-            metadata.len()
+            "{size_bytes} bytes: larger than an ONNX file can be, data beside it included"
         )));
         return Ok(None);
     }
-    let graph = match graph_facts(paths, &path, digest) {
+    let graph = match graph_facts(paths, model, content)? {
         Ok(graph) => graph,
-        Err(GraphError::Onnx(reason)) => {
-            errors.push(problem(reason));
+        Err(error) => {
+            errors.push(match error {
+                GraphError::Onnx(reason) => problem(reason),
+                GraphError::Data(error) => *error,
+            });
             return Ok(None);
         }
-        Err(GraphError::Build(error)) => return Err(error),
     };
     let mut engine_problems = BTreeMap::new();
     for target in model.targets.keys().map(|name| &workspace.targets[name]) {
@@ -195,32 +177,90 @@ fn check_model(
         engine_problems.insert(target.engine.version.clone(), list);
     }
     Ok(Some(ModelFacts {
-        size_bytes: metadata.len(),
+        size_bytes,
         engine_problems,
     }))
 }
 
-enum GraphError {
-    Onnx(String),
-    Build(BuildError),
+/// A model's own files: there, and the declared ones. Returns their length and a digest of what is in them; `None` where
+/// one is missing.
+fn check_files(
+    paths: &Paths,
+    model: &Model,
+    files: &mut FileIndex,
+    errors: &mut Vec<ConfigError>,
+) -> Result<Option<(u64, Digest)>, BuildError> {
+    let own = [(&model.sites.path, &model.sites.sha256)];
+    let data = model.data.values().map(|file| (&file.site, &file.site));
+    let (mut size_bytes, mut found) = (0, Vec::new());
+    let mut is_whole = true;
+    for ((name, expected), (site, sha256)) in model.files().zip(own.into_iter().chain(data)) {
+        let path = paths.file(&name);
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            errors.push(ConfigError::new(
+                "files::model",
+                site.clone(),
+                format!("model `{}`: its file is missing", model.name),
+                "no such file",
+            ));
+            is_whole = false;
+            continue;
+        };
+        let digest = files.digest(&path)?;
+        if digest != expected {
+            errors.push(
+                ConfigError::new(
+                    "files::digest",
+                    sha256.clone(),
+                    format!("model `{}`: its file is another one", model.name),
+                    format!("the file has {}", digest.hex()),
+                )
+                .with_help("if the new file is meant, write its digest here and raise the version"),
+            );
+        }
+        size_bytes += metadata.len();
+        found.push(digest);
+    }
+    let content = match found.as_slice() {
+        [only] => *only,
+        all => Digest::of(all.iter().map(Digest::hex).collect::<String>().as_bytes()),
+    };
+    Ok(is_whole.then_some((size_bytes, content)))
 }
 
-/// What a graph needs, remembered by the file's digest: a check has 100 ms for hundreds of models.
+enum GraphError {
+    /// What is wrong with the model.
+    Onnx(String),
+    /// What is wrong with the declared data files.
+    Data(Box<ConfigError>),
+}
+
+/// What a graph needs, remembered by what is in its files: a check has 100 ms for hundreds of models.
 fn graph_facts(
     paths: &Paths,
-    path: &Path,
-    digest: aiot_oci::Digest,
-) -> Result<aiot_onnx::ModelFacts, GraphError> {
+    declared: &Model,
+    content: Digest,
+) -> Result<Result<aiot_onnx::ModelFacts, GraphError>, BuildError> {
     let folder = paths.state.join("graphs").join(&env!("CODE_aiot_onnx")[..16]);
-    let memory = folder.join(digest.hex());
+    let memory = folder.join(content.hex());
     if let Some(facts) = std::fs::read(&memory)
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
     {
-        return Ok(facts);
+        return Ok(Ok(facts));
     }
-    let bytes = std::fs::read(path).map_err(|error| GraphError::Build(io("read", path)(error)))?;
-    let model = aiot_onnx::Model::parse(bytes).map_err(|error| GraphError::Onnx(error.to_string()))?;
+    let mut used = BTreeMap::new();
+    let look = |place: &str, bytes: &[u8]| {
+        used.insert(place.to_owned(), Digest::of(bytes));
+        Ok(())
+    };
+    let model = match read_model_with(&paths.file(&declared.path), look)? {
+        Ok(model) => model,
+        Err(error) => return Ok(Err(GraphError::Onnx(error.to_string()))),
+    };
+    if let Some(error) = check_data(declared, &used) {
+        return Ok(Err(GraphError::Data(Box::new(error))));
+    }
     let facts = aiot_onnx::inspect(&model);
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(&folder)?;
@@ -229,8 +269,34 @@ fn graph_facts(
         file.persist(&memory)?;
         Ok(())
     };
-    write().map_err(|error| GraphError::Build(io("write", &memory)(error)))?;
-    Ok(facts)
+    write().map_err(io("write", &memory))?;
+    Ok(Ok(facts))
+}
+
+/// The data files that a model uses must be those that are declared.
+fn check_data(model: &Model, used: &BTreeMap<String, Digest>) -> Option<ConfigError> {
+    if let Some((path, file)) = model.data.iter().find(|(path, _)| !used.contains_key(*path)) {
+        return Some(ConfigError::new(
+            "files::data",
+            file.site.clone(),
+            format!("model `{}` does not use {path}", model.name),
+            "none of its tensors has its data there",
+        ));
+    }
+    if used.len() == model.data.len() {
+        return None;
+    }
+    let entries = used
+        .iter()
+        .map(|(path, digest)| format!("\"{path}\" = \"{}\"", digest.hex()));
+    let data = format!("data = {{ {} }}", entries.collect::<Vec<_>>().join(", "));
+    let error = ConfigError::new(
+        "files::data",
+        model.sites.path.clone(),
+        format!("model `{}` keeps data in files that are not declared", model.name),
+        "without them it is not the same model",
+    );
+    Some(error.with_help(format!("add to source.file: {data}")))
 }
 
 /// The labels of a model, one a line.

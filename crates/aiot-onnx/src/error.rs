@@ -82,8 +82,7 @@ pub enum OnnxError {
     },
     /// Data outside of the file.
     #[error(
-        "initializer `{name}` keeps its data in another file (`{location}`): `cargo xtask quantize --model` and `inspect` \
-         read such models, here a model is one file; save it so: `onnx.save(onnx.load(path), path, save_as_external_data=False)`"
+        "initializer `{name}` keeps its data in another file (`{location}`), and only one file was given"
     )]
     ExternalData {
         /// The initializer.

@@ -23,10 +23,13 @@ const KEY_FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Action {
-    /// Takes a model file into the store. Output: `model`.
+    /// Takes a model file into the store, whole: with the data that lies beside it. Output: `model`.
     FetchModel {
         /// Path below the workspace.
         path: String,
+        /// Its data files, by path relative to its folder.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        data: BTreeMap<String, Digest>,
     },
     /// Takes an engine library out of a wheel. Output: `library`.
     FetchEngine {

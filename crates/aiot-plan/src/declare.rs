@@ -82,6 +82,10 @@ pub struct FileSource {
     pub path: Spanned<String>,
     /// 64 hexadecimal digits.
     pub sha256: Spanned<String>,
+    /// Files that hold the data of its tensors, as exporters write large models: path relative to the model's folder →
+    /// 64 hexadecimal digits.
+    #[serde(default)]
+    pub data: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
 /// `[model.<name>.output]`

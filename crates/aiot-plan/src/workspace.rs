@@ -36,6 +36,8 @@ pub struct Model {
     pub path: String,
     /// Digest that the file must have.
     pub digest: Digest,
+    /// Files beside it that hold the data of its tensors, by path relative to its folder.
+    pub data: BTreeMap<String, DataFile>,
     /// What the outputs mean.
     pub task: Task,
     /// The crate below `modules/` that serves it.
@@ -108,6 +110,15 @@ pub struct ModelSites {
     pub condition: Option<Site>,
     /// `edge.routes`, by name
     pub routes: BTreeMap<String, Site>,
+}
+
+/// A file that holds the data of a model's tensors.
+#[derive(Clone, Debug)]
+pub struct DataFile {
+    /// Digest that it must have.
+    pub digest: Digest,
+    /// Where it is declared.
+    pub site: Site,
 }
 
 /// A model on one target.
@@ -411,6 +422,32 @@ pub enum Amount {
 }
 
 impl Model {
+    /// The model's files, by path relative to the workspace, with the digests that they must have: the model first.
+    pub fn files(&self) -> impl Iterator<Item = (String, Digest)> {
+        let folder = self.path.rsplit_once('/').map(|(folder, _)| folder);
+        let beside = move |path: &String| folder.map_or(path.clone(), |folder| format!("{folder}/{path}"));
+        let data = self
+            .data
+            .iter()
+            .map(move |(path, file)| (beside(path), file.digest));
+        [(self.path.clone(), self.digest)].into_iter().chain(data)
+    }
+
+    /// What stands for the whole float model: its file's digest; where data lies beside it, that of the lines that
+    /// `sha256sum` prints of all its files in the model's folder, the model first.
+    pub fn source(&self) -> Digest {
+        if self.data.is_empty() {
+            return self.digest;
+        }
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        let data = self.data.iter().map(|(path, file)| (path.as_str(), file.digest));
+        let lines = [(name, self.digest)].into_iter().chain(data);
+        let lines: String = lines
+            .map(|(name, digest)| format!("{}  {name}\n", digest.hex()))
+            .collect();
+        Digest::of(lines.as_bytes())
+    }
+
     /// The variant that a target gets.
     pub fn precision_on(&self, target: &Target) -> Precision {
         match target.processor {

@@ -8,6 +8,7 @@ mod common;
 mod base_image;
 mod changes;
 mod crashes;
+mod data;
 mod emulation;
 mod errors;
 mod fleet;

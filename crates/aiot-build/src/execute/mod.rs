@@ -28,6 +28,7 @@ use aiot_plan::{Model, Workspace};
 use crate::cache::Cache;
 use crate::error::BuildError;
 use crate::events::{Event, Sink};
+use crate::model_file::read_model_with;
 use crate::network::Network;
 use crate::observe::Observation;
 use crate::paths::Paths;
@@ -258,7 +259,7 @@ fn run(
         context,
     };
     match &node.action {
-        Action::FetchModel { path } => task.fetch_model(path),
+        Action::FetchModel { path, data } => task.fetch_model(path, data),
         Action::FetchEngine { wheel } => task.fetch_engine(wheel),
         Action::AssembleBase {
             architecture,
@@ -379,17 +380,32 @@ impl Task<'_> {
         &self.context.workspace.models[name]
     }
 
-    fn fetch_model(&self, path: &str) -> Result<BTreeMap<String, Output>, BuildError> {
+    fn fetch_model(
+        &self,
+        path: &str,
+        data: &BTreeMap<String, Digest>,
+    ) -> Result<BTreeMap<String, Output>, BuildError> {
         let file = self.context.paths.file(path);
-        let blob = self
-            .context
-            .store
-            .put_file(&file)
-            .map_err(|error| self.fail(error))?;
+        let store = &self.context.store;
+        let blob = store.put_file(&file).map_err(|error| self.fail(error))?;
         let expected = self.input("model").digest;
         if blob.digest != expected {
             return Err(self.fail(format!("{path} has {}, models.toml says {expected}", blob.digest)));
         }
+        let blob = match data.is_empty() {
+            true => blob,
+            false => {
+                let look = |place: &str, bytes: &[u8]| match (data.get(place), Digest::of(bytes)) {
+                    (Some(expected), found) if *expected == found => Ok(()),
+                    (Some(expected), found) => Err(format!("it has {found}, models.toml says {expected}")),
+                    (None, _) => Err("models.toml does not declare it".to_owned()),
+                };
+                let model = read_model_with(&file, look)?.map_err(|error| self.fail(error))?;
+                store
+                    .put_bytes(&model.to_bytes())
+                    .map_err(|error| self.fail(error))?
+            }
+        };
         let output = Output {
             digest: blob.digest,
             size_bytes: blob.size,

@@ -73,7 +73,11 @@ impl Task<'_> {
             .inputs
             .iter()
             .filter(|(name, _)| *name != "engine" && !name.starts_with("code of "))
-            .map(|(name, input)| (name.clone(), input.digest))
+            .map(|(name, input)| match name.as_str() {
+                // What is declared, whatever file its parts were put together to.
+                "model" => (name.clone(), model.source()),
+                _ => (name.clone(), input.digest),
+            })
             .collect();
         // A budget that is missed is told by the release, side by side with all others.
         if let Some(shortfall) = &found.shortfall {

@@ -135,6 +135,11 @@ impl Builder<'_> {
             format!("fetch {name}"),
             Action::FetchModel {
                 path: model.path.clone(),
+                data: model
+                    .data
+                    .iter()
+                    .map(|(path, file)| (path.clone(), file.digest))
+                    .collect(),
             },
             vec![("model", Source::Given(model.digest))],
             &[],
@@ -352,7 +357,7 @@ fn labels(model: &Model, precision: Option<Precision>) -> BTreeMap<String, Strin
         ("dev.aiot-ops.model.version".to_owned(), model.version.clone()),
         (
             "dev.aiot-ops.model.source-digest".to_owned(),
-            model.digest.to_string(),
+            model.source().to_string(),
         ),
     ]);
     if let Some(precision) = precision {
@@ -371,7 +376,7 @@ fn shadow_labels(challenger: &Model) -> [(String, String); 3] {
     [
         label("name", challenger.name.to_string()),
         label("version", challenger.version.clone()),
-        label("source-digest", challenger.digest.to_string()),
+        label("source-digest", challenger.source().to_string()),
     ]
 }
 

@@ -111,7 +111,7 @@ impl Builder<'_> {
             .and_then(|path| self.facts.files.get(path).copied());
         let parameters = package_parameters(model);
         let subject = measured_subject(
-            model.digest,
+            model.source(),
             ranges.map(|ranges| ranges.subject),
             evaluation,
             labels,
@@ -215,7 +215,7 @@ pub fn calibration_inputs_of(model: &Model, facts: &Facts) -> BTreeMap<String, D
         .as_deref()
         .and_then(|path| facts.files.get(path).copied());
     calibration_inputs(
-        model.digest,
+        model.source(),
         dataset(model.calibration_path.as_deref().unwrap_or_default()),
         dataset(&model.evaluation_path),
         labels,

@@ -16,6 +16,29 @@ use crate::workspace::*;
 const MAX_WINDOW_VALUES: u64 = 1 << 24;
 
 impl Resolver {
+    /// A file's digest.
+    fn digest(
+        &mut self,
+        file: &SourceFile,
+        model: &ModelName,
+        sha256: &Spanned<String>,
+        path: &str,
+    ) -> Option<Digest> {
+        let digest = Digest::from_hex(sha256.get_ref());
+        if digest.is_err() {
+            self.error(
+                ConfigError::new(
+                    "plan::digest",
+                    site(file, sha256),
+                    format!("model `{model}`: sha256 is not a digest"),
+                    "expected 64 lower-case hexadecimal digits",
+                )
+                .with_help(format!("run `sha256sum {path}`")),
+            );
+        }
+        digest.ok()
+    }
+
     pub(super) fn model(
         &mut self,
         file: &SourceFile,
@@ -27,17 +50,20 @@ impl Resolver {
         let before = self.errors.len();
         let ModelSource::File(source) = &declared.source;
         self.path(file, &source.path);
-        let digest = Digest::from_hex(source.sha256.get_ref());
-        if digest.is_err() {
-            self.error(
-                ConfigError::new(
-                    "plan::digest",
-                    site(file, &source.sha256),
-                    format!("model `{model_name}`: sha256 is not a digest"),
-                    "expected 64 lower-case hexadecimal digits",
-                )
-                .with_help(format!("run `sha256sum {}`", source.path.get_ref())),
-            );
+        let digest = self.digest(file, &model_name, &source.sha256, source.path.get_ref());
+        let folder = source
+            .path
+            .get_ref()
+            .rsplit_once('/')
+            .map_or("", |(folder, _)| folder);
+        let mut data = BTreeMap::new();
+        for (path, sha256) in &source.data {
+            self.path(file, path);
+            let site = site(file, path);
+            let path = path.get_ref();
+            if let Some(digest) = self.digest(file, &model_name, sha256, &format!("{folder}/{path}")) {
+                data.insert(path.clone(), DataFile { digest, site });
+            }
         }
         if !is_version(declared.version.get_ref()) {
             self.error(ConfigError::new(
@@ -106,7 +132,8 @@ impl Resolver {
             description: declared.description,
             version: declared.version.into_inner(),
             path: source.path.get_ref().clone(),
-            digest: digest.ok()?,
+            digest: digest?,
+            data,
             task: declared.task.into_inner(),
             module: module?,
             input: declared.input.into_inner(),

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aiot_build::BuildError;
+use aiot_build::model_file::read_model;
 use aiot_build::paths::Paths;
-use aiot_build::quantize_cli::{host_engine, read_model};
+use aiot_build::quantize_cli::host_engine;
 use aiot_build::quantizer::observe::{RangeMethod, Shown, observe};
 use aiot_build::quantizer::samples::Samples;
 use aiot_build::workspace::{find_model, read_texts};
