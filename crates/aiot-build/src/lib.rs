@@ -13,6 +13,7 @@
 //! | [`lockfile`] | looks up what `aiot.lock` lacks |
 //! | [`environment`] | a committed environment, as a hub is told |
 //! | [`execute`] | runs actions on a thread pool, results into the store |
+//! | [`model_file`] | an ONNX file with the data files beside it |
 //! | [`quantize_cli`], [`inspect_cli`] | quantize and inspect one model, without a release |
 //! | [`quantizer`] | runs models on the host's engine to choose how they are quantized |
 //! | [`records`] | calibration and measurement files beside the models |

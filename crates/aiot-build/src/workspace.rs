@@ -182,8 +182,8 @@ fn check_model(
     }))
 }
 
-/// A model's own files: there, and the declared ones. Returns their length and a digest of what is in them; `None` where
-/// one is missing.
+/// A model's own files: there, and the declared ones. Returns their length and a digest of their names and content; `None`
+/// where one is missing.
 fn check_files(
     paths: &Paths,
     model: &Model,
@@ -192,7 +192,7 @@ fn check_files(
 ) -> Result<Option<(u64, Digest)>, BuildError> {
     let own = [(&model.sites.path, &model.sites.sha256)];
     let data = model.data.values().map(|file| (&file.site, &file.site));
-    let (mut size_bytes, mut found) = (0, Vec::new());
+    let (mut size_bytes, mut lines) = (0, String::new());
     let mut is_whole = true;
     for ((name, expected), (site, sha256)) in model.files().zip(own.into_iter().chain(data)) {
         let path = paths.file(&name);
@@ -219,13 +219,9 @@ fn check_files(
             );
         }
         size_bytes += metadata.len();
-        found.push(digest);
+        lines += &format!("{}  {name}\n", digest.hex());
     }
-    let content = match found.as_slice() {
-        [only] => *only,
-        all => Digest::of(all.iter().map(Digest::hex).collect::<String>().as_bytes()),
-    };
-    Ok(is_whole.then_some((size_bytes, content)))
+    Ok(is_whole.then(|| (size_bytes, Digest::of(lines.as_bytes()))))
 }
 
 enum GraphError {

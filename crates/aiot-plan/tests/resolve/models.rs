@@ -155,6 +155,19 @@ fn paths_do_not_leave_the_workspace() {
     "#,
     );
     model(
+        &"1".repeat(64),
+        &format!("{}\"\ndata = {{ \"../w.bin\" = \"22\" }} # \"", "1".repeat(64)),
+        r#"
+        plan::path models.toml:11:10 «"../w.bin"»
+          × `../w.bin` is not a path below the workspace
+          ╰ relative, with `/`, without `..`, without `/` at the end
+        plan::digest models.toml:11:23 «"22"»
+          × model `digits`: sha256 is not a digest
+          ╰ expected 64 lower-case hexadecimal digits
+          help: run `sha256sum models/digits/../w.bin`
+    "#,
+    );
+    model(
         "models/digits/labels.txt",
         "/etc/passwd",
         r#"
