@@ -289,8 +289,8 @@ def main():
         net = make()
         # A digit's strokes grow with the side, so what is learnt on small pictures is only a beginning.
         small, large = large_digits(64, slice(1257)), large_digits(224, slice(1257))
-        train(net, small[:1], small[1], 4, 2e-3)
-        train(net, large[:1], large[1], 2, 1e-3)
+        train(net, small[:1], small[1], 10 if number == 0 else 4, 2e-3)
+        train(net, large[:1], large[1], 4 if number == 0 else 2, 1e-3)
         sets = [large_digits(224, slice(32)), large_digits(224, slice(1257, 1385))]
         save(out / name, net, ["pictures"], sets[0][:1], sets[1][:1], sets[1][1])
 
