@@ -143,27 +143,15 @@ fn check_model(
     let Some((size_bytes, content)) = check_files(paths, model, files, errors)? else {
         return Ok(None);
     };
-    let problem = |message: String| {
-        ConfigError::new(
-            "files::onnx",
-            model.sites.path.clone(),
-            format!("model `{}` cannot be used", model.name),
-            message,
-        )
-    };
     if size_bytes > MODEL_LIMIT_BYTES {
-        errors.push(problem(format!(
-            "{size_bytes} bytes: larger than an ONNX file can be, data beside it included"
-        )));
+        let message = format!("{size_bytes} bytes: larger than an ONNX file can be, data beside it included");
+        errors.push(unusable(model, message));
         return Ok(None);
     }
     let graph = match graph_facts(paths, model, content)? {
         Ok(graph) => graph,
         Err(error) => {
-            errors.push(match error {
-                GraphError::Onnx(reason) => problem(reason),
-                GraphError::Data(error) => *error,
-            });
+            errors.push(*error);
             return Ok(None);
         }
     };
@@ -182,8 +170,8 @@ fn check_model(
     }))
 }
 
-/// A model's own files: there, and the declared ones. Returns their length and a digest of their names and content; `None`
-/// where one is missing.
+/// A model's own files: there, and the declared ones. Returns their length and a digest of their names and content;
+/// `None` where one is missing.
 fn check_files(
     paths: &Paths,
     model: &Model,
@@ -224,11 +212,14 @@ fn check_files(
     Ok(is_whole.then(|| (size_bytes, Digest::of(lines.as_bytes()))))
 }
 
-enum GraphError {
-    /// What is wrong with the model.
-    Onnx(String),
-    /// What is wrong with the declared data files.
-    Data(Box<ConfigError>),
+/// A model whose file cannot be used.
+fn unusable(model: &Model, reason: String) -> ConfigError {
+    ConfigError::new(
+        "files::onnx",
+        model.sites.path.clone(),
+        format!("model `{}` cannot be used", model.name),
+        reason,
+    )
 }
 
 /// What a graph needs, remembered by what is in its files: a check has 100 ms for hundreds of models.
@@ -236,7 +227,7 @@ fn graph_facts(
     paths: &Paths,
     declared: &Model,
     content: Digest,
-) -> Result<Result<aiot_onnx::ModelFacts, GraphError>, BuildError> {
+) -> Result<Result<aiot_onnx::ModelFacts, Box<ConfigError>>, BuildError> {
     let folder = paths.state.join("graphs").join(&env!("CODE_aiot_onnx")[..16]);
     let memory = folder.join(content.hex());
     if let Some(facts) = std::fs::read(&memory)
@@ -247,15 +238,17 @@ fn graph_facts(
     }
     let mut used = BTreeMap::new();
     let look = |place: &str, bytes: &[u8]| {
-        used.insert(place.to_owned(), Digest::of(bytes));
+        // The declared ones were compared with their digests before.
+        let known = declared.data.get(place).map(|file| file.digest);
+        used.insert(place.to_owned(), known.unwrap_or_else(|| Digest::of(bytes)));
         Ok(())
     };
     let model = match read_model_with(&paths.file(&declared.path), look)? {
         Ok(model) => model,
-        Err(error) => return Ok(Err(GraphError::Onnx(error.to_string()))),
+        Err(error) => return Ok(Err(Box::new(unusable(declared, error.to_string())))),
     };
     if let Some(error) = check_data(declared, &used) {
-        return Ok(Err(GraphError::Data(Box::new(error))));
+        return Ok(Err(Box::new(error)));
     }
     let facts = aiot_onnx::inspect(&model);
     let write = || -> std::io::Result<()> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::check::domain;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::tensor;
 
 /// A node's name, its first output where it has none.
 pub(crate) fn node_name(node: &NodeProto) -> &str {
@@ -205,4 +206,16 @@ fn collect_names(graph: &GraphProto, names: &mut BTreeSet<String>) {
         names.extend(node.input.iter().chain(&node.output).cloned());
         subgraphs(node).for_each(|graph| collect_names(graph, names));
     }
+}
+
+/// Whether a Pad adds the number 0, and no other one nor values that are there already.
+pub(crate) fn pads_with_zeros(node: &NodeProto, index: &Index<'_>) -> bool {
+    let value = node.input.get(2).filter(|name| !name.is_empty());
+    matches!(text(node, "mode"), None | Some("constant"))
+        && value.is_none_or(|name| {
+            let constant = index.constants.get(name.as_str()).copied();
+            constant
+                .and_then(tensor::floats)
+                .is_some_and(|value| value == [0.0])
+        })
 }

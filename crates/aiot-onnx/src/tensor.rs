@@ -10,7 +10,7 @@ use crate::proto::TensorProto;
 use crate::proto::tensor_proto::{DataLocation, DataType};
 
 /// Bits per element in `raw_data`, `None` for strings and for types whose packing is not settled.
-fn bits(data_type: DataType) -> Option<usize> {
+pub(crate) fn bits(data_type: DataType) -> Option<usize> {
     use DataType::*;
     Some(match data_type {
         Uint8 | Int8 | Bool | Float8e4m3fn | Float8e4m3fnuz | Float8e5m2 | Float8e5m2fnuz | Float8e8m0 => 8,
@@ -104,34 +104,29 @@ pub(crate) fn check(tensor: &TensorProto) -> Result<(), OnnxError> {
 
 /// The values of a float32 tensor in row-major order, `None` for other types.
 pub(crate) fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
-    if tensor.data_type() != DataType::Float as i32 {
-        return None;
-    }
-    Some(match &tensor.raw_data {
-        Some(raw) => raw
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&bytes| f32::from_le_bytes(bytes))
-            .collect(),
-        None => tensor.float_data.clone(),
-    })
+    values(tensor, DataType::Float, &tensor.float_data, f32::from_le_bytes)
 }
 
 /// The values of an int64 tensor in row-major order, `None` for other types.
 pub(crate) fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
-    if tensor.data_type() != DataType::Int64 as i32 {
-        return None;
-    }
-    Some(match &tensor.raw_data {
-        Some(raw) => raw
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&bytes| i64::from_le_bytes(bytes))
-            .collect(),
-        None => tensor.int64_data.clone(),
+    values(tensor, DataType::Int64, &tensor.int64_data, i64::from_le_bytes)
+}
+
+fn values<T: Clone, const LENGTH: usize>(
+    tensor: &TensorProto,
+    data_type: DataType,
+    typed: &[T],
+    value: impl Fn([u8; LENGTH]) -> T,
+) -> Option<Vec<T>> {
+    (tensor.data_type() == data_type as i32).then(|| match &tensor.raw_data {
+        Some(raw) => from_raw(raw, value),
+        None => typed.to_vec(),
     })
+}
+
+/// The values of raw data, which is little-endian.
+pub(crate) fn from_raw<T, const LENGTH: usize>(raw: &[u8], value: impl Fn([u8; LENGTH]) -> T) -> Vec<T> {
+    raw.as_chunks().0.iter().map(|&bytes| value(bytes)).collect()
 }
 
 /// The value of a boolean scalar.
@@ -155,7 +150,8 @@ fn new(name: &str, dims: &[i64], data_type: DataType, raw: Vec<u8>) -> TensorPro
     }
 }
 
-fn raw<const LENGTH: usize>(values: impl Iterator<Item = [u8; LENGTH]>) -> Vec<u8> {
+/// Raw data of values.
+pub(crate) fn raw<const LENGTH: usize>(values: impl Iterator<Item = [u8; LENGTH]>) -> Vec<u8> {
     values.collect::<Vec<_>>().into_flattened()
 }
 

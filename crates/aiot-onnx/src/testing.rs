@@ -60,6 +60,12 @@ impl Builder {
             .push(tensor::from_floats(name, dims, values));
     }
 
+    /// A constant list of integers: axes, positions, amounts.
+    pub fn integers(&mut self, name: &str, values: &[i64]) {
+        let list = tensor::from_i64(name, &[values.len() as i64], values);
+        self.graph.initializer.push(list);
+    }
+
     /// A constant with generated values.
     pub fn random(&mut self, name: &str, dims: &[i64]) {
         let values = self.numbers(dims.iter().product());

@@ -112,6 +112,14 @@ pub struct ModelSites {
     pub routes: BTreeMap<String, Site>,
 }
 
+/// The place of a file that is named relative to the folder of `model`, relative to the workspace.
+pub(crate) fn beside(model: &str, path: &str) -> String {
+    match model.rsplit_once('/') {
+        Some((folder, _)) => format!("{folder}/{path}"),
+        None => path.to_owned(),
+    }
+}
+
 /// A file that holds the data of a model's tensors.
 #[derive(Clone, Debug)]
 pub struct DataFile {
@@ -424,12 +432,8 @@ pub enum Amount {
 impl Model {
     /// The model's files, by path relative to the workspace, with the digests that they must have: the model first.
     pub fn files(&self) -> impl Iterator<Item = (String, Digest)> {
-        let folder = self.path.rsplit_once('/').map(|(folder, _)| folder);
-        let beside = move |path: &String| folder.map_or(path.clone(), |folder| format!("{folder}/{path}"));
-        let data = self
-            .data
-            .iter()
-            .map(move |(path, file)| (beside(path), file.digest));
+        let data = self.data.iter();
+        let data = data.map(|(path, file)| (beside(&self.path, path), file.digest));
         [(self.path.clone(), self.digest)].into_iter().chain(data)
     }
 

@@ -1,8 +1,8 @@
 //! Which tensors have to share the order of their channels, and which constants go with them.
 //!
-//! An order is carried through nodes that treat all channels alike: activations, pooling, depthwise convolutions, sums and
-//! products of tensors with the same channels, Pad, Resize, Flatten, LayerNormalization. Whatever else reads or makes a tensor
-//! keeps its order as it is.
+//! An order is carried through nodes that treat all channels alike: activations, pooling, depthwise convolutions,
+//! sums and products of tensors with the same channels, Pad, Resize, Flatten, LayerNormalization. Whatever else reads or
+//! makes a tensor keeps its order as it is.
 
 use std::collections::BTreeMap;
 

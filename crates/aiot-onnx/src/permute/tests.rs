@@ -1,6 +1,5 @@
 use super::*;
 use crate::graph::{int_attribute, ints_attribute};
-use crate::tensor;
 use crate::testing::Builder;
 use crate::testing::interpreter::{Value, run};
 
@@ -113,17 +112,13 @@ fn features_of_a_flattened_picture_move_in_runs() {
 /// That outputs stay is seen in `quantize::odd_tests`, where the engine runs such nets.
 #[test]
 fn an_order_goes_through_what_pads_and_resizes_positions_alone() {
-    let integers = |builder: &mut Builder, name: &str, values: &[i64]| {
-        let constant = tensor::from_i64(name, &[values.len() as i64], values);
-        builder.graph.initializer.push(constant);
-    };
     let check = |pads: &[i64], size: &[i64], expected: &[&str]| {
         let mut builder = image();
         builder.conv("x", "a", [8, 3, 3, 3], 1, 1);
-        integers(&mut builder, "pads", pads);
+        builder.integers("pads", pads);
         builder.node("Pad", &["a", "pads"], "b");
         builder.conv("b", "c", [6, 8, 1, 1], 1, 0);
-        integers(&mut builder, "size", size);
+        builder.integers("size", size);
         builder.node("Resize", &["c", "", "", "size"], "d");
         builder.conv("d", "y", [4, 6, 1, 1], 1, 0);
         let found = permute(&builder.model(), ALL).unwrap();

@@ -1,7 +1,7 @@
 //! Computes at once what hangs on constants alone.
 //!
-//! torch's newer exporter leaves the reordering of recurrent weights in the graph, TensorFlow's the transposition of
-//! matrices, half-precision files a Cast: behind these a weight is no constant to whoever looks for one. Values are
+//! torch's newer exporter leaves the reordering of recurrent weights in the graph; a matrix may be turned there, or cast
+//! from half precision: behind these a weight is no constant to whoever looks for one. Values are
 //! moved whatever their type; numbers are computed as IEEE 754 has them, one operation a number.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use half::f16;
 
 use crate::check::domain;
 use crate::graph::{Index, attribute, int, is, subgraphs};
-use crate::proto::tensor_proto::{DataLocation, DataType};
+use crate::proto::tensor_proto::DataType;
 use crate::proto::{GraphProto, NodeProto, TensorProto};
 use crate::tensor;
 
@@ -86,7 +86,6 @@ impl Dense {
             .collect();
         width(data_type)?;
         let bytes = match (&constant.raw_data, data_type) {
-            _ if constant.data_location() == DataLocation::External => return None,
             (Some(raw), _) => raw.clone(),
             (None, DataType::Float) => from_floats(&constant.float_data),
             (None, DataType::Int64) => from_integers(&constant.int64_data),
@@ -120,23 +119,15 @@ impl Dense {
     }
 
     fn floats(&self) -> Option<Vec<f32>> {
-        let numbers = self.bytes.as_chunks().0.iter();
-        (self.data_type == DataType::Float).then(|| numbers.map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        (self.data_type == DataType::Float).then(|| tensor::from_raw(&self.bytes, f32::from_le_bytes))
     }
 
     fn integers(&self) -> Option<Vec<i64>> {
         match self.data_type {
-            DataType::Int64 => {
-                let numbers = self.bytes.as_chunks().0.iter();
-                Some(numbers.map(|&bytes| i64::from_le_bytes(bytes)).collect())
-            }
+            DataType::Int64 => Some(tensor::from_raw(&self.bytes, i64::from_le_bytes)),
             DataType::Int32 => {
-                let numbers = self.bytes.as_chunks().0.iter();
-                Some(
-                    numbers
-                        .map(|&bytes| i64::from(i32::from_le_bytes(bytes)))
-                        .collect(),
-                )
+                let number = |bytes| i64::from(i32::from_le_bytes(bytes));
+                Some(tensor::from_raw(&self.bytes, number))
             }
             _ => None,
         }
@@ -187,24 +178,17 @@ impl Dense {
 }
 
 fn from_floats(numbers: &[f32]) -> bytes::Bytes {
-    let numbers = numbers.iter().map(|number| number.to_le_bytes());
-    numbers.collect::<Vec<_>>().into_flattened().into()
+    tensor::raw(numbers.iter().map(|number| number.to_le_bytes())).into()
 }
 
 fn from_integers(numbers: &[i64]) -> bytes::Bytes {
-    let numbers = numbers.iter().map(|number| number.to_le_bytes());
-    numbers.collect::<Vec<_>>().into_flattened().into()
+    tensor::raw(numbers.iter().map(|number| number.to_le_bytes())).into()
 }
 
-/// Bytes of one element.
+/// Bytes of one element; `None` for types without whole ones.
 fn width(data_type: DataType) -> Option<usize> {
-    match data_type {
-        DataType::Float | DataType::Int32 | DataType::Uint32 => Some(4),
-        DataType::Double | DataType::Int64 | DataType::Uint64 => Some(8),
-        DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16 => Some(2),
-        DataType::Int8 | DataType::Uint8 | DataType::Bool => Some(1),
-        _ => None,
-    }
+    let bits = tensor::bits(data_type)?;
+    bits.is_multiple_of(8).then_some(bits / 8)
 }
 
 fn count(dims: &[usize]) -> Option<usize> {
@@ -388,14 +372,12 @@ fn cast(value: &Dense, to: DataType) -> Option<Dense> {
     let bytes = match (value.data_type, to) {
         (from, to) if from == to => value.bytes.clone(),
         (DataType::Float16, DataType::Float) => {
-            let numbers = value.bytes.as_chunks().0.iter();
-            let floats: Vec<f32> = numbers.map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect();
-            from_floats(&floats)
+            let number = |bytes| f16::from_le_bytes(bytes).to_f32();
+            from_floats(&tensor::from_raw(&value.bytes, number))
         }
         (DataType::Double, DataType::Float) => {
-            let numbers = value.bytes.as_chunks().0.iter();
-            let floats: Vec<f32> = numbers.map(|&bytes| f64::from_le_bytes(bytes) as f32).collect();
-            from_floats(&floats)
+            let number = |bytes| f64::from_le_bytes(bytes) as f32;
+            from_floats(&tensor::from_raw(&value.bytes, number))
         }
         (DataType::Int32, DataType::Int64) => from_integers(&value.integers()?),
         (DataType::Int64 | DataType::Int32, DataType::Float) => {

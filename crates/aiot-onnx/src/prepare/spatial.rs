@@ -1,11 +1,11 @@
 //! Nodes over the positions of pictures and series, written as the ones that have integer kernels.
 //!
-//! torch's newer exporter writes the mean of all positions as ReduceMean, where older ones had GlobalAveragePool; Keras'
-//! exporters pad in a node before the convolution, which can pad itself.
+//! torch's newer exporter writes the mean of all positions as ReduceMean, where older ones had GlobalAveragePool; other
+//! files pad in a node before the convolution, which can pad itself.
 
 use std::collections::BTreeMap;
 
-use crate::graph::{Index, Names, attribute, int, ints_attribute, is, new_node, text};
+use crate::graph::{Index, Names, attribute, int, ints_attribute, is, new_node, pads_with_zeros, text};
 use crate::proto::{GraphProto, NodeProto};
 use crate::tensor;
 
@@ -29,6 +29,9 @@ const SAME_RANK: &[&str] = &[
 
 /// Makes a GlobalAveragePool, and a Flatten where the axes are dropped, of each mean over all positions.
 pub(super) fn pool_means(graph: &mut GraphProto) {
+    if !graph.node.iter().any(|node| is(node, "ReduceMean")) {
+        return;
+    }
     let index = Index::new(graph);
     let ranks = ranks(graph, &index);
     let means: Vec<bool> = graph
@@ -36,9 +39,6 @@ pub(super) fn pool_means(graph: &mut GraphProto) {
         .iter()
         .map(|node| is_mean_of_positions(node, &index, &ranks) == Some(true))
         .collect();
-    if !means.contains(&true) {
-        return;
-    }
     let mut names = Names::new(graph);
     let mut nodes = Vec::with_capacity(graph.node.len() + 1);
     for (node, is_mean) in std::mem::take(&mut graph.node).into_iter().zip(means) {
@@ -134,15 +134,10 @@ pub(super) fn fold_pads(graph: &mut GraphProto) {
 fn folded(pad: &NodeProto, node: &NodeProto, index: &Index<'_>) -> Option<Vec<i64>> {
     let rank = index.constants.get(node.input.get(1)?.as_str())?.dims.len();
     let given = |input: usize| pad.input.get(input).filter(|name| !name.is_empty());
-    let constant = |name: &String| index.constants.get(name.as_str()).copied();
-    let is_zero = given(2).is_none_or(|name| {
-        let value = constant(name).and_then(tensor::floats);
-        value.is_some_and(|value| value == [0.0])
-    });
     let plain = matches!(text(node, "auto_pad"), None | Some("" | "NOTSET"));
-    let constant_mode = matches!(text(pad, "mode"), None | Some("constant"));
-    let amounts = tensor::integers(constant(given(1)?)?)?;
-    if !(is_zero && plain && constant_mode && given(3).is_none()) || rank < 3 || amounts.len() != 2 * rank {
+    let amounts = tensor::integers(index.constants.get(given(1)?.as_str())?)?;
+    if !(plain && pads_with_zeros(pad, index) && given(3).is_none()) || rank < 3 || amounts.len() != 2 * rank
+    {
         return None;
     }
     let (begins, ends) = amounts.split_at(rank);

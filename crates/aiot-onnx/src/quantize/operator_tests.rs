@@ -4,7 +4,7 @@
 use aiot_testkit::tools;
 use serde_json::Value as Json;
 
-use super::reference_tests::{NEWEST, OLDEST, ask, integers, kernels, outputs};
+use super::reference_tests::{NEWEST, OLDEST, ask, kernels, outputs};
 use super::*;
 use crate::exact::{Exactness, exactness};
 use crate::graph::{int_attribute, text_attribute};
@@ -100,15 +100,15 @@ pub(super) fn bends() -> Builder {
     builder.constant("high", &[], &[0.75]);
     builder.node("Clip", &["d", "low", "high"], "e");
     for (name, value) in [("from", 1), ("to", -1), ("axis", 2)] {
-        integers(&mut builder, name, &[value]);
+        builder.integers(name, &[value]);
     }
     builder.node("Slice", &["e", "from", "to", "axis"], "f");
-    integers(&mut builder, "around", &[0, 0, 2, 0, 0, 0, 1, 3]);
+    builder.integers("around", &[0, 0, 2, 0, 0, 0, 1, 3]);
     let mirror = builder.node("Pad", &["f", "around"], "mirrored");
     mirror.attribute.push(text_attribute("mode", "reflect"));
     builder.conv("mirrored", "g", [4, 4, 1, 1], 1, 0);
     builder.node("Sigmoid", &["g"], "h");
-    integers(&mut builder, "zeros", &[0, 0, -1, 1, 0, 0, -1, 0]);
+    builder.integers("zeros", &[0, 0, -1, 1, 0, 0, -1, 0]);
     builder.node("Pad", &["h", "zeros"], "i");
     builder.conv("i", "y", [4, 4, 1, 1], 1, 0);
     builder

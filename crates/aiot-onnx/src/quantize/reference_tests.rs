@@ -19,22 +19,6 @@ use crate::testing::{Builder, ints_attribute};
 pub(super) const OLDEST: [&str; 2] = ["onnxruntime==1.21.1", "onnx==1.23.0"];
 pub(super) const NEWEST: [&str; 2] = ["onnxruntime==1.32.0", "onnx==1.23.0"];
 
-pub(super) fn integers(builder: &mut Builder, name: &str, values: &[i64]) {
-    builder.graph.initializer.push(crate::proto::TensorProto {
-        name: Some(name.to_owned()),
-        data_type: Some(DataType::Int64 as i32),
-        dims: vec![values.len() as i64],
-        raw_data: Some(
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect::<Vec<u8>>()
-                .into(),
-        ),
-        ..crate::proto::TensorProto::default()
-    });
-}
-
 /// As detectors are built: SiLU, a split, a residual, pooling, resizing, concatenation.
 fn detector() -> Builder {
     let mut builder = Builder::new(17);
@@ -58,7 +42,7 @@ fn detector() -> Builder {
         .attribute
         .push(int_attribute("axis", 1));
     for (name, value) in [("from", 1), ("to", 16), ("axis", 2)] {
-        integers(&mut builder, name, &[value]);
+        builder.integers(name, &[value]);
     }
     builder.node("Slice", &["g", "from", "to", "axis"], "h");
     builder.conv("h", "y", [4, 8, 1, 1], 1, 0);
@@ -130,7 +114,7 @@ fn recurrent() -> Builder {
     let lstm = builder.node("LSTM", &["x", "w", "r", "bias"], "all");
     lstm.output.push("last".to_owned());
     lstm.attribute.push(int_attribute("hidden_size", 4));
-    integers(&mut builder, "first", &[0]);
+    builder.integers("first", &[0]);
     builder.node("Squeeze", &["last", "first"], "s");
     builder.gemm("s", "y", 2, 4);
     builder

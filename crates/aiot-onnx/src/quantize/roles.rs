@@ -2,7 +2,7 @@
 
 use super::subpixel::SubPixel;
 use super::switch::Switch;
-use crate::graph::{Index, float, int, is, subgraphs, text};
+use crate::graph::{Index, float, int, is, pads_with_zeros, subgraphs, text};
 use crate::proto::tensor_proto::DataType;
 use crate::proto::{NodeProto, TensorProto};
 use crate::tensor;
@@ -86,9 +86,12 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
         {
             Role::Move
         }
-        "Pad" if computed => match pads_in_range(node, index) {
-            true => Role::Move,
-            false => float("it pads with another number than 0".to_owned()),
+        // Every range holds 0, and the other modes repeat values that are there already.
+        "Pad" if computed => match text(node, "mode") {
+            None | Some("constant") if !pads_with_zeros(node, index) => {
+                float("it pads with another number than 0".to_owned())
+            }
+            _ => Role::Move,
         },
         "Resize" if computed => match text(node, "mode").unwrap_or("nearest") {
             "nearest" => Role::Move,
@@ -112,24 +115,6 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
         "Clip" => float("its bounds are not constant, or do not include 0".to_owned()),
         operator => float(format!("{operator} has no 8-bit form here")),
     }
-}
-
-/// Whether a Pad adds nothing but zeros, which every range holds, or values that are there already.
-fn pads_in_range(node: &NodeProto, index: &Index<'_>) -> bool {
-    if text(node, "mode").unwrap_or("constant") != "constant" {
-        return true;
-    }
-    node.input
-        .get(2)
-        .filter(|name| !name.is_empty())
-        .is_none_or(|name| {
-            let value = index
-                .constants
-                .get(name.as_str())
-                .copied()
-                .and_then(tensor::floats);
-            value.is_some_and(|value| value == [0.0])
-        })
 }
 
 /// The constant bounds of a Relu or Clip.

@@ -51,17 +51,13 @@ impl Resolver {
         let ModelSource::File(source) = &declared.source;
         self.path(file, &source.path);
         let digest = self.digest(file, &model_name, &source.sha256, source.path.get_ref());
-        let folder = source
-            .path
-            .get_ref()
-            .rsplit_once('/')
-            .map_or("", |(folder, _)| folder);
         let mut data = BTreeMap::new();
         for (path, sha256) in &source.data {
             self.path(file, path);
             let site = site(file, path);
             let path = path.get_ref();
-            if let Some(digest) = self.digest(file, &model_name, sha256, &format!("{folder}/{path}")) {
+            let place = beside(source.path.get_ref(), path);
+            if let Some(digest) = self.digest(file, &model_name, sha256, &place) {
                 data.insert(path.clone(), DataFile { digest, site });
             }
         }

@@ -3,11 +3,6 @@ use crate::graph::{int_attribute, ints_attribute};
 use crate::prepare::prepare;
 use crate::testing::{Builder, listing};
 
-fn integers(builder: &mut Builder, name: &str, values: &[i64]) {
-    let constant = tensor::from_i64(name, &[values.len() as i64], values);
-    builder.graph.initializer.push(constant);
-}
-
 /// Folds what `build` makes of the constant `c` = 0, 1, … 11 as 3×4 into `r`, and says dims and numbers.
 #[track_caller]
 fn check(build: impl FnOnce(&mut Builder), expected: Option<(&[i64], &[f32])>) {
@@ -35,7 +30,7 @@ fn values_are_moved() {
         let numbers = [starts, ends, axes, steps].map(<[i64]>::to_vec);
         move |builder: &mut Builder| {
             for (name, numbers) in ["from", "to", "axes", "steps"].into_iter().zip(&numbers) {
-                integers(builder, name, numbers);
+                builder.integers(name, numbers);
             }
             builder.node("Slice", &["c", "from", "to", "axes", "steps"], "r");
         }
@@ -70,7 +65,7 @@ fn values_are_moved() {
     check(turn(&[0]), None);
     let shape = |wanted: &'static [i64]| {
         move |builder: &mut Builder| {
-            integers(builder, "wanted", wanted);
+            builder.integers("wanted", wanted);
             builder.node("Reshape", &["c", "wanted"], "r");
         }
     };
@@ -92,16 +87,16 @@ fn values_are_moved() {
 fn values_are_put_together_and_numbers_computed() {
     check(
         |builder| {
-            integers(builder, "last", &[-1]);
+            builder.integers("last", &[-1]);
             builder.node("Unsqueeze", &["c", "last"], "a");
             builder.node("Squeeze", &["a"], "b");
             builder
                 .node("Concat", &["b", "c"], "d")
                 .attribute
                 .push(int_attribute("axis", -1));
-            integers(builder, "from", &[3]);
-            integers(builder, "to", &[5]);
-            integers(builder, "axis", &[1]);
+            builder.integers("from", &[3]);
+            builder.integers("to", &[5]);
+            builder.integers("axis", &[1]);
             builder.node("Slice", &["d", "from", "to", "axis"], "e");
             builder
                 .node("Flatten", &["e"], "r")

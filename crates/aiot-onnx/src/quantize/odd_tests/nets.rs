@@ -7,7 +7,6 @@ use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{
     AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto, type_proto,
 };
-use crate::quantize::reference_tests::integers;
 use crate::tensor;
 use crate::testing::{Builder, float_attribute, ints_attribute, value};
 
@@ -127,11 +126,11 @@ pub(super) fn on_the_way(opset: i64) -> ModelProto {
     };
     builder.node("Resize", &inputs, "b");
     for (name, place) in [("from", 2), ("to", 14), ("axis", 3)] {
-        integers(&mut builder, name, &[place]);
+        builder.integers(name, &[place]);
     }
     builder.node("Slice", &["b", "from", "to", "axis"], "c");
     if opset == 11 {
-        integers(&mut builder, "pads", &[0, 0, 1, 0, 0, 0, 0, 1]);
+        builder.integers("pads", &[0, 0, 1, 0, 0, 0, 0, 1]);
         builder
             .node("Pad", &["c", "pads"], "d")
             .attribute
@@ -166,7 +165,7 @@ pub(super) fn newer(opset: i64) -> ModelProto {
     builder.batch_normalization("a", "b", 4);
     builder.node("Relu", &["b"], "c");
     if opset >= 18 {
-        integers(&mut builder, "axes", &[2, 3]);
+        builder.integers("axes", &[2, 3]);
         builder.node("ReduceMean", &["c", "axes"], "d");
     } else {
         builder
@@ -174,7 +173,7 @@ pub(super) fn newer(opset: i64) -> ModelProto {
             .attribute
             .push(ints_attribute("axes", &[2, 3]));
     }
-    integers(&mut builder, "squeezed", &[2, 3]);
+    builder.integers("squeezed", &[2, 3]);
     builder.node("Squeeze", &["d", "squeezed"], "e");
     builder.gemm("e", "f", 3, 4);
     builder.node("Softmax", &["f"], "y");
@@ -184,16 +183,15 @@ pub(super) fn newer(opset: i64) -> ModelProto {
     }
 }
 
-/// Zeros around a picture before a convolution and before pooling, and a mean that drops its axes, as Keras' and torch's
-/// exporters write them.
+/// Zeros around a picture before a convolution and before pooling, and a mean that drops its axes.
 pub(super) fn padded() -> ModelProto {
     let mut builder = picture(17, 2);
-    integers(&mut builder, "around", &[0, 0, 0, 1, 0, 0, 2, 3]);
+    builder.integers("around", &[0, 0, 0, 1, 0, 0, 2, 3]);
     builder.constant("zero", &[], &[0.0]);
     builder.node("Pad", &["x", "around", "zero"], "a");
     builder.conv("a", "b", [4, 3, 3, 3], 1, 1);
     builder.node("Relu", &["b"], "c");
-    integers(&mut builder, "after", &[0, 0, 0, 0, 0, 0, 1, 1]);
+    builder.integers("after", &[0, 0, 0, 0, 0, 0, 1, 1]);
     builder.node("Pad", &["c", "after"], "d");
     builder.node("MaxPool", &["d"], "e").attribute.extend([
         ints_attribute("kernel_shape", &[3, 3]),
@@ -214,11 +212,11 @@ pub(super) fn enlarged() -> ModelProto {
     builder.conv("x", "a", [8, 3, 3, 3], 1, 1);
     builder.constant("scales", &[4], &[1.0, 1.0, 2.0, 2.0]);
     builder.node("Resize", &["a", "", "scales"], "b");
-    integers(&mut builder, "around", &[0, 0, 1, 1, 0, 0, 1, 2]);
+    builder.integers("around", &[0, 0, 1, 1, 0, 0, 1, 2]);
     let mirror = builder.node("Pad", &["b", "around"], "c");
     mirror.attribute.push(words("mode", "reflect"));
     builder.conv("c", "d", [6, 8, 3, 3], 1, 0);
-    integers(&mut builder, "size", &[1, 6, 24, 20]);
+    builder.integers("size", &[1, 6, 24, 20]);
     let resize = builder.node("Resize", &["d", "", "", "size"], "e");
     resize.attribute.push(words("mode", "linear"));
     builder.conv("e", "y", [2, 6, 1, 1], 1, 0);
@@ -242,13 +240,13 @@ pub(super) fn recurrent() -> ModelProto {
         .node("Transpose", &["a"], "b")
         .attribute
         .push(ints_attribute("perm", &[0, 2, 1, 3]));
-    integers(&mut builder, "flat", &[6, 2, 8]);
+    builder.integers("flat", &[6, 2, 8]);
     builder.node("Reshape", &["b", "flat"], "c");
     builder.random("rnn_w", &[1, 4, 8]);
     builder.random("rnn_r", &[1, 4, 4]);
     let rnn = builder.node("RNN", &["c", "rnn_w", "rnn_r"], "d");
     rnn.attribute.push(int_attribute("hidden_size", 4));
-    integers(&mut builder, "direction", &[1]);
+    builder.integers("direction", &[1]);
     builder.node("Squeeze", &["d", "direction"], "e");
     builder.random("w", &[4, 5]);
     builder.node("MatMul", &["e", "w"], "y");
@@ -267,20 +265,20 @@ pub(super) fn weights_in_parts() -> ModelProto {
         let mut parts = Vec::new();
         for (place, (from, to)) in [(0, 4), (12, 16), (4, 12)].into_iter().enumerate() {
             let [from_name, to_name] = ["from", "to"].map(|what| named(&format!("{what}{place}")));
-            integers(&mut builder, &from_name, &[from]);
-            integers(&mut builder, &to_name, &[to]);
+            builder.integers(&from_name, &[from]);
+            builder.integers(&to_name, &[to]);
             parts.push(named(&format!("part{place}")));
             builder.node("Slice", &[&named("all"), &from_name, &to_name], &parts[place]);
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let concat = builder.node("Concat", &parts, &named("gates"));
         concat.attribute.push(int_attribute("axis", 0));
-        integers(&mut builder, &named("axis"), &[0]);
+        builder.integers(&named("axis"), &[0]);
         builder.node("Unsqueeze", &[&named("gates"), &named("axis")], name);
     }
     let lstm = builder.node("LSTM", &["x", "w", "r"], "a");
     lstm.attribute.push(int_attribute("hidden_size", 4));
-    integers(&mut builder, "direction", &[1]);
+    builder.integers("direction", &[1]);
     builder.node("Squeeze", &["a", "direction"], "b");
     builder.random("matrix", &[8, 4]);
     builder.node("Transpose", &["matrix"], "turned");
@@ -410,7 +408,7 @@ pub(super) fn control_flow(operator: &str) -> ModelProto {
                 output: vec![value("next", &[3, 8, 8]), value("shown", &[3, 8, 8])],
                 ..GraphProto::default()
             };
-            integers(&mut builder, "first", &[0]);
+            builder.integers("first", &[0]);
             builder.node("Squeeze", &["b", "first"], "start");
             let scan = builder.node("Scan", &["start", "b"], "last");
             scan.output.push("c".to_owned());
