@@ -39,7 +39,7 @@ mod types;
 mod wire;
 
 pub use engine::{EngineLimits, Problem, engine_limits, problems};
-pub use equalize::equalize;
+pub use equalize::{channel_factors, equalize, scale_channels};
 pub use error::{OnnxError, QuantizeError};
 pub use exact::{Exactness, exactness};
 pub use float16::to_float16;

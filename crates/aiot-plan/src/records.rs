@@ -19,7 +19,7 @@ pub const CALIBRATION_FILE: &str = "calibration.toml";
 /// File beside the model with the measurements.
 pub const MEASURED_FILE: &str = "measured.json";
 /// How calibration decides; part of the subject.
-pub const CALIBRATION_METHOD: &str = "search-4";
+pub const CALIBRATION_METHOD: &str = "search-5";
 
 /// `models/<name>/calibration.toml`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct Calibration {
     /// How ranges were cut out of what was seen. Files of before had one way only.
     #[serde(default = "min_max")]
     pub range_method: String,
-    /// Whether channels are evened out between weighted nodes before quantizing; ranges are of that graph.
+    /// Whether weights are evened out between weighted nodes before quantizing; ranges are of that graph.
     #[serde(default)]
     pub equalized: bool,
     /// Whether channels are put into an order in which neighbouring weights fit 16 bits together.
@@ -59,6 +59,10 @@ pub struct Calibration {
     /// Input of a weighted node → mean of each channel, for bias correction; empty where that did not help.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub means: BTreeMap<String, Vec<f32>>,
+    /// Input of a weighted node → what each channel is multiplied by before quantizing, so that small channels use more
+    /// of the range; ranges and means are of that graph. Empty where that did not help.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channel_factors: BTreeMap<String, Vec<f32>>,
 }
 
 /// Where the scales of 8-bit activations come from.

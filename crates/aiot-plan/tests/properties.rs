@@ -357,6 +357,7 @@ proptest! {
             made_from: means.keys().map(|name| (name.clone(), subject)).collect(),
             tried: tried.collect(),
             ranges,
+            channel_factors: means.clone(),
             means,
         };
         let again = Calibration::parse(&calibration.render()).expect("what was rendered can be read");

@@ -295,10 +295,10 @@ fn recipe(input: &BomModel<'_>) -> String {
         input.precision,
         calibration.range_method,
         calibration.samples,
-        if calibration.equalized {
-            "evened out"
-        } else {
-            "as trained"
+        match (calibration.equalized, calibration.channel_factors.is_empty()) {
+            (true, _) => "evened out by weights",
+            (false, false) => "evened out by activations",
+            (false, true) => "as trained",
         },
         if calibration.permuted {
             " and in another order"

@@ -9,7 +9,7 @@ use aiot_build::quantize_cli::{
     declared,
 };
 use aiot_build::quantizer::plot::{NodeBar, Point, sensitivities, trade_off};
-use aiot_build::quantizer::search::Step;
+use aiot_build::quantizer::variant::Step;
 
 use crate::output::{Format, bytes, table};
 use crate::progress::Progress;

@@ -20,7 +20,8 @@ use crate::quantizer::goal::Goal;
 use crate::quantizer::judge::Judge;
 use crate::quantizer::record;
 use crate::quantizer::samples::Samples;
-use crate::quantizer::search::{Form, apply, search};
+use crate::quantizer::search::search;
+use crate::quantizer::variant::{Form, apply};
 
 impl Task<'_> {
     pub(super) fn calibrate(

@@ -13,6 +13,7 @@
 //! | [`record`] | decisions to and from the calibration record |
 //! | [`side_by_side`] | variants of one model in a table |
 //! | [`search`] | which improvements a model keeps, and which nodes stay float |
+//! | [`variant`] | one variant: decisions, and how it is made from them |
 //!
 //! The arithmetic is `aiot-onnx`'s; the engine is `aiot-inference`'s. What is found here goes into the calibration
 //! record, so that a rebuild neither runs nor decides anything again.
@@ -28,6 +29,7 @@ pub mod record;
 pub mod samples;
 pub mod search;
 pub mod side_by_side;
+pub mod variant;
 
 use aiot_onnx::Activations;
 use aiot_package::Precision;

@@ -20,8 +20,18 @@ const PART: usize = 1 << 13;
 pub struct Observed {
     /// By tensor.
     histograms: BTreeMap<String, Histogram>,
-    /// By input of a weighted node: sum and count per channel.
-    sums: BTreeMap<String, (Vec<f64>, u64)>,
+    /// By input of a weighted node.
+    channels: BTreeMap<String, Channels>,
+}
+
+/// What was seen of a tensor's channels.
+struct Channels {
+    /// Sum of all values.
+    sums: Vec<f64>,
+    /// Largest magnitude.
+    largest: Vec<f32>,
+    /// Values of each.
+    count: u64,
 }
 
 /// How a range is cut out of what was seen.
@@ -92,7 +102,7 @@ pub fn observe(engine: &Engine, prepared: &Model, samples: &Samples) -> Result<O
             .iter()
             .map(|name| (name.clone(), Histogram::new()))
             .collect(),
-        sums: BTreeMap::new(),
+        channels: BTreeMap::new(),
     };
     for sample in 0..samples.len() {
         for arrays in samples.runs(sample)? {
@@ -134,8 +144,8 @@ impl Observed {
     fn add(&mut self, name: &str, shape: &[i64], values: &[f32], channels: &BTreeMap<String, ChannelAxis>) {
         let mut histogram = self.histograms.get_mut(name);
         let is_counted = channels.get(name).is_some_and(|axis| {
-            add_sums(
-                &mut self.sums,
+            add_channels(
+                &mut self.channels,
                 name,
                 *axis,
                 shape,
@@ -167,22 +177,33 @@ impl Observed {
     /// Mean of each channel of each weighted node's input, rounded to three decimal digits: finer would not move a
     /// bias, and differs between processors.
     pub fn means(&self) -> BTreeMap<String, Vec<f32>> {
-        let mean = |(sums, total): &(Vec<f64>, u64)| {
-            sums.iter()
-                .map(|sum| rounded(sum / (*total).max(1) as f64))
+        let mean = |channels: &Channels| {
+            let count = channels.count.max(1) as f64;
+            channels
+                .sums
+                .iter()
+                .map(|sum| rounded(sum / count))
                 .collect::<Vec<f32>>()
         };
-        self.sums
+        self.channels
             .iter()
-            .map(|(name, sums)| (name.clone(), mean(sums)))
+            .map(|(name, channels)| (name.clone(), mean(channels)))
+            .collect()
+    }
+
+    /// Largest magnitude of each channel of each weighted node's input.
+    pub fn largest(&self) -> BTreeMap<String, Vec<f32>> {
+        self.channels
+            .iter()
+            .map(|(name, channels)| (name.clone(), channels.largest.clone()))
             .collect()
     }
 }
 
-/// Adds to a tensor's sums per channel; says whether its histogram was fed on the way, so that each value is fetched
-/// from memory once.
-fn add_sums(
-    sums: &mut BTreeMap<String, (Vec<f64>, u64)>,
+/// Adds to what is known of a tensor's channels; says whether its histogram was fed on the way, so that each value is
+/// fetched from memory once.
+fn add_channels(
+    channels: &mut BTreeMap<String, Channels>,
     name: &str,
     axis: ChannelAxis,
     shape: &[i64],
@@ -199,17 +220,21 @@ fn add_sums(
     if count == 0 || values.is_empty() {
         return false;
     }
-    let (sums, total) = sums
-        .entry(name.to_owned())
-        .or_insert_with(|| (vec![0.0; count], 0));
-    if sums.len() != count {
+    let channels = channels.entry(name.to_owned()).or_insert_with(|| Channels {
+        sums: vec![0.0; count],
+        largest: vec![0.0; count],
+        count: 0,
+    });
+    if channels.sums.len() != count {
         return false;
     }
-    *total += (values.len() / count) as u64;
+    channels.count += (values.len() / count) as u64;
     if inner == 1 {
         for row in values.chunks(count) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
+            let known = channels.sums.iter_mut().zip(&mut channels.largest);
+            for ((sum, largest), &value) in known.zip(row) {
                 *sum += f64::from(value);
+                *largest = largest.max(value.abs());
             }
         }
         return false;
@@ -220,7 +245,9 @@ fn add_sums(
         let Some((range, sum)) = aiot_onnx::survey(plane) else {
             continue;
         };
-        sums[run % count] += sum;
+        let channel = run % count;
+        channels.sums[channel] += sum;
+        channels.largest[channel] = channels.largest[channel].max(range.max).max(-range.min);
         end += plane.len();
         let merged = part.map_or(range, |part| wider(part, range));
         part = Some(merged);
@@ -261,25 +288,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn means_follow_the_channel_axis() {
+    fn means_and_magnitudes_follow_the_channel_axis() {
         let mut observed = Observed {
             histograms: BTreeMap::new(),
-            sums: BTreeMap::new(),
+            channels: BTreeMap::new(),
         };
         let channels = BTreeMap::from([
             ("image".to_owned(), ChannelAxis::Second),
             ("row".to_owned(), ChannelAxis::Last),
         ]);
-        for scale in [1.0, 3.0] {
+        for scale in [1.0, -5.0, 3.0] {
             let values = [1.0, 2.0, 10.0, 20.0].map(|value| value * scale);
             observed.add("image", &[1, 2, 1, 2], &values, &channels);
             observed.add("row", &[2, 2], &values, &channels);
             observed.add("other", &[4], &values, &channels);
         }
         let means = observed.means();
-        assert_eq!(means["image"], [3.0, 30.0]);
-        assert_eq!(means["row"], [11.0, 22.0]);
+        assert_eq!(means["image"], [-0.5, -5.0]);
+        assert_eq!(means["row"], [-1.83, -3.67]);
         assert_eq!(means.len(), 2);
+        let largest = observed.largest();
+        assert_eq!(largest["image"], [10.0, 100.0]);
+        assert_eq!(largest["row"], [50.0, 100.0]);
     }
 
     #[test]
@@ -290,7 +320,7 @@ mod tests {
         let seen = |channels: BTreeMap<String, ChannelAxis>, values: &[f32]| {
             let mut observed = Observed {
                 histograms: BTreeMap::from([("x".to_owned(), Histogram::new())]),
-                sums: BTreeMap::new(),
+                channels: BTreeMap::new(),
             };
             observed.add("x", &[3, 8, 71, 71], values, &channels);
             observed.histograms.remove("x").unwrap()

@@ -8,7 +8,8 @@ use aiot_plan::records::{CALIBRATION_METHOD, Calibration, Tried};
 use aiot_plan::tools::HOST_ENGINE_VERSION;
 
 use super::samples::Samples;
-use super::search::{Decisions, Found, Step};
+use super::search::Found;
+use super::variant::{Decisions, Evened, Step};
 
 /// The record of what was found.
 pub fn record(
@@ -25,7 +26,7 @@ pub fn record(
         scales: decisions.scales,
         samples: samples.len(),
         range_method: decisions.method.clone(),
-        equalized: decisions.equalized,
+        equalized: decisions.evened == Evened::Weights,
         permuted: decisions.permuted,
         float_nodes: decisions.float_nodes.iter().cloned().collect(),
         made_from,
@@ -36,6 +37,10 @@ pub fn record(
             .map(|(name, range)| (name.to_owned(), [range.min, range.max]))
             .collect(),
         means: decisions.input_means.clone(),
+        channel_factors: match &decisions.evened {
+            Evened::Activations(factors) => factors.clone(),
+            Evened::Not | Evened::Weights => BTreeMap::new(),
+        },
     }
 }
 
@@ -57,11 +62,37 @@ pub fn decisions(record: &Calibration) -> Decisions {
     }
     Decisions {
         scales: record.scales,
-        equalized: record.equalized,
+        evened: match record.equalized {
+            true => Evened::Weights,
+            false if record.channel_factors.is_empty() => Evened::Not,
+            false => Evened::Activations(record.channel_factors.clone()),
+        },
         permuted: record.permuted,
         method: record.range_method.clone(),
         ranges,
-        input_means: BTreeMap::clone(&record.means),
+        input_means: record.means.clone(),
         float_nodes: record.float_nodes.iter().cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_how_channels_are_evened_out() {
+        let factors = BTreeMap::from([("b".to_owned(), vec![1.0, 2.5])]);
+        for (lines, expected) in [
+            ("", Evened::Not),
+            ("equalized = true", Evened::Weights),
+            ("[channel-factors]\nb = [1.0, 2.5]", Evened::Activations(factors)),
+        ] {
+            let text = format!(
+                "subject = \"{}\"\nmethod = \"\"\nengine = \"\"\nsamples = 1\nranges.x = [0.0, 1.0]\n{lines}\n",
+                Digest::of(b"")
+            );
+            let record = Calibration::parse(&text).unwrap();
+            assert_eq!(decisions(&record).evened, expected, "{lines}");
+        }
     }
 }

@@ -6,16 +6,17 @@
 //! time, and get those unless fixed ones are better. The number of trials is bounded, and what was found is plain data
 //! ([`Decisions`]): with it, [`apply`] makes the same bytes anywhere, without running anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use aiot_inference::Engine;
-use aiot_onnx::{Activations, Granularity, Model, NodeOutcome, QuantizeReport, Ranges, StaticOptions};
+use aiot_onnx::{Activations, Model, NodeOutcome, QuantizeReport};
 use aiot_plan::records::Scales;
 
-use super::compare::{Closeness, Latency, Reference};
-use super::goal::{Goal, LEAST_GAIN_DB, Merits, static_wins};
+use super::compare::Reference;
+use super::goal::{Goal, LEAST_GAIN_DB, static_wins};
 use super::observe::{Observed, RangeMethod, observe};
 use super::samples::Samples;
+use super::variant::{Decisions, Evened, Form, Step, Variant, apply};
 use crate::error::BuildError;
 
 /// Range methods tried after min-max.
@@ -31,47 +32,6 @@ const SENSITIVITY_SAMPLES: usize = 16;
 const RUN_TIME_SCALES: &str = "scales found at run time";
 /// Numbers of float nodes that are tried, in this order.
 const FLOAT_NODES: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
-
-/// What a variant is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
-    /// How activations are stored.
-    pub activations: Activations,
-    /// Scales per weight.
-    pub granularity: Granularity,
-}
-
-/// What the search decided; together with the float model it determines the variant.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decisions {
-    /// Where the scales of u8 activations come from; s8 ones have fixed scales always.
-    pub scales: Scales,
-    /// Whether channels were evened out between weighted nodes.
-    pub equalized: bool,
-    /// How ranges were cut.
-    pub method: String,
-    /// Ranges of the (equalized) model's tensors.
-    pub ranges: Ranges,
-    /// Means for bias correction; empty where it does not help.
-    pub input_means: BTreeMap<String, Vec<f32>>,
-    /// Whether channels are put into an order in which weights lose less.
-    pub permuted: bool,
-    /// Nodes that stay float.
-    pub float_nodes: BTreeSet<String>,
-}
-
-/// Something that was tried.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Step {
-    /// In words.
-    pub what: String,
-    /// What came of it.
-    pub closeness: Closeness,
-    /// Drop of the metric against float, where it was measured.
-    pub drop: Option<f64>,
-    /// Whether it stayed.
-    pub kept: bool,
-}
 
 /// What one node's rounding costs.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,41 +60,18 @@ pub struct Found {
     pub too_slow: Option<String>,
 }
 
-/// The variant that the decisions stand for.
-///
-/// # Errors
-/// When the decisions belong to another model, or nothing of it can be quantized.
-pub fn apply(
-    prepared: &Model,
-    decisions: &Decisions,
-    form: Form,
-) -> Result<(Model, QuantizeReport), BuildError> {
-    if decisions.scales == Scales::Dynamic && form.activations == Activations::U8Asymmetric {
-        return aiot_onnx::quantize_dynamic(prepared).map_err(BuildError::other);
-    }
-    let equalized;
-    let model = match decisions.equalized {
-        true => {
-            equalized = aiot_onnx::equalize(prepared).map_err(BuildError::other)?;
-            &equalized
+impl Found {
+    fn new(variant: Variant, steps: Vec<Step>) -> Found {
+        Found {
+            decisions: variant.decisions,
+            model: variant.model,
+            report: variant.report,
+            steps,
+            sensitivities: Vec::new(),
+            shortfall: variant.shortfall,
+            too_slow: None,
         }
-        false => prepared,
-    };
-    let options = StaticOptions {
-        activations: form.activations,
-        granularity: form.granularity,
-        float_nodes: decisions.float_nodes.clone(),
-        input_means: decisions.input_means.clone(),
-        permuted: decisions.permuted,
-    };
-    let (variant, report) =
-        aiot_onnx::quantize_static(model, &decisions.ranges, &options).map_err(BuildError::other)?;
-    if report.quantized() == 0 {
-        return Err(BuildError::Other(
-            "no node of this model can be quantized; set quantization.scheme = \"none\"".to_owned(),
-        ));
     }
-    Ok((variant, report))
 }
 
 /// Searches for the best variant of one form.
@@ -158,7 +95,7 @@ pub fn search(
     let mut found = match dynamic {
         Some(dynamic) if aiot_onnx::calibration_tensors(prepared).is_empty() => {
             let step = dynamic.step(RUN_TIME_SCALES, true);
-            dynamic.found(vec![step])
+            Found::new(dynamic, vec![step])
         }
         dynamic => {
             let search = improve(engine, prepared, samples, form, &reference)?;
@@ -198,29 +135,25 @@ fn improve<'a>(
     reference: &'a Reference<'a>,
 ) -> Result<Search<'a>, BuildError> {
     let plain = observe(engine, prepared, samples)?;
-    let mut search = Search::begin(prepared, form, reference, &plain)?;
-
     let means = plain.means();
+    let mut search = Search::begin(prepared, form, reference, plain)?;
     search.try_out("bias correction", |decisions| decisions.input_means = means)?;
-
-    let even = aiot_onnx::equalize(prepared).map_err(BuildError::other)?;
-    let mut observed = plain;
-    if even != *prepared {
-        let seen = observe(engine, &even, samples)?;
-        let kept = search.try_out("equalized channels", |decisions| {
-            decisions.equalized = true;
-            decisions.ranges = seen.ranges(RangeMethod::MinMax, form.activations);
-            decisions.input_means = seen.means();
-        })?;
-        if kept {
-            observed = seen;
+    let factors = aiot_onnx::channel_factors(prepared, &search.observed.largest());
+    for (what, evened) in [
+        ("even activations", Evened::Activations(factors)),
+        ("even weights", Evened::Weights),
+    ] {
+        let graph = evened.of(prepared)?;
+        if *graph != *prepared {
+            let seen = observe(engine, &graph, samples)?;
+            search.try_evened(what, evened, seen)?;
         }
     }
     if form.activations == Activations::U8Asymmetric {
         search.try_out("channels in another order", |decisions| decisions.permuted = true)?;
     }
     for method in RANGE_METHODS {
-        let ranges = observed.ranges(method, form.activations);
+        let ranges = search.observed.ranges(method, form.activations);
         search.try_out(&format!("{method} ranges"), |decisions| {
             decisions.method = method.to_string();
             decisions.ranges = ranges;
@@ -229,99 +162,13 @@ fn improve<'a>(
     Ok(search)
 }
 
-/// A variant that was made and compared with float.
-struct Variant {
-    decisions: Decisions,
-    model: Model,
-    report: QuantizeReport,
-    closeness: Closeness,
-    /// Drop of the metric, once it was measured.
-    drop: Option<f64>,
-    /// What it lacks, as far as is known.
-    shortfall: Option<String>,
-}
-
-impl Variant {
-    fn new(
-        prepared: &Model,
-        decisions: Decisions,
-        form: Form,
-        reference: &Reference<'_>,
-    ) -> Result<Variant, BuildError> {
-        let (model, report) = apply(prepared, &decisions, form)?;
-        let closeness = reference.closeness(&model, usize::MAX)?;
-        Ok(Variant {
-            decisions,
-            model,
-            report,
-            closeness,
-            drop: None,
-            shortfall: None,
-        })
-    }
-
-    /// With scales found at run time.
-    fn dynamic(prepared: &Model, reference: &Reference<'_>, goal: &Goal<'_>) -> Result<Variant, BuildError> {
-        let decisions = Decisions {
-            scales: Scales::Dynamic,
-            equalized: false,
-            method: RangeMethod::MinMax.to_string(),
-            ranges: Ranges::new(),
-            input_means: BTreeMap::new(),
-            permuted: false,
-            float_nodes: BTreeSet::new(),
-        };
-        let form = Form {
-            activations: Activations::U8Asymmetric,
-            granularity: Granularity::PerChannel,
-        };
-        let mut variant = Variant::new(prepared, decisions, form, reference)?;
-        variant.judge(goal)?;
-        Ok(variant)
-    }
-
-    fn judge(&mut self, goal: &Goal<'_>) -> Result<(), BuildError> {
-        self.drop = goal.measure(&self.model)?;
-        self.shortfall = goal.missing(self.closeness, self.drop);
-        Ok(())
-    }
-
-    fn step(&self, what: &str, kept: bool) -> Step {
-        Step {
-            what: what.to_owned(),
-            closeness: self.closeness,
-            drop: self.drop,
-            kept,
-        }
-    }
-
-    fn merits(&self, latency: Latency) -> Merits {
-        Merits {
-            holds: self.shortfall.is_none(),
-            sqnr_db: self.closeness.sqnr_db,
-            size_bytes: self.model.size_bytes(),
-            latency,
-        }
-    }
-
-    fn found(self, steps: Vec<Step>) -> Found {
-        Found {
-            decisions: self.decisions,
-            model: self.model,
-            report: self.report,
-            steps,
-            sensitivities: Vec::new(),
-            shortfall: self.shortfall,
-            too_slow: None,
-        }
-    }
-}
-
 struct Search<'a> {
     prepared: &'a Model,
     form: Form,
     reference: &'a Reference<'a>,
     best: Variant,
+    /// What was seen of the best one's graph before it was quantized.
+    observed: Observed,
     steps: Vec<Step>,
 }
 
@@ -330,17 +177,10 @@ impl<'a> Search<'a> {
         prepared: &'a Model,
         form: Form,
         reference: &'a Reference<'a>,
-        observed: &Observed,
+        observed: Observed,
     ) -> Result<Search<'a>, BuildError> {
-        let decisions = Decisions {
-            scales: Scales::Static,
-            equalized: false,
-            method: RangeMethod::MinMax.to_string(),
-            ranges: observed.ranges(RangeMethod::MinMax, form.activations),
-            input_means: BTreeMap::new(),
-            permuted: false,
-            float_nodes: BTreeSet::new(),
-        };
+        let ranges = observed.ranges(RangeMethod::MinMax, form.activations);
+        let decisions = Decisions::new(Scales::Static, ranges);
         let best = Variant::new(prepared, decisions, form, reference)?;
         let steps = vec![best.step("min-max ranges", true)];
         Ok(Search {
@@ -348,6 +188,7 @@ impl<'a> Search<'a> {
             form,
             reference,
             best,
+            observed,
             steps,
         })
     }
@@ -363,6 +204,23 @@ impl<'a> Search<'a> {
             self.best = variant;
         }
         Ok(kept)
+    }
+
+    /// Tries a way to even channels out, with what was seen of such a graph.
+    fn try_evened(&mut self, what: &str, evened: Evened, seen: Observed) -> Result<(), BuildError> {
+        let activations = self.form.activations;
+        let kept = self.try_out(what, |decisions| {
+            decisions.evened = evened;
+            decisions.ranges = seen.ranges(RangeMethod::MinMax, activations);
+            // Bias correction that did not help does not help here either.
+            if !decisions.input_means.is_empty() {
+                decisions.input_means = seen.means();
+            }
+        })?;
+        if kept {
+            self.observed = seen;
+        }
+        Ok(())
     }
 
     /// Chooses where the scales come from, and leaves nodes in float until the goal holds.
@@ -382,7 +240,7 @@ impl<'a> Search<'a> {
                     scales: Scales::Dynamic,
                     ..self.best.decisions
                 };
-                return Ok(dynamic.found(self.steps));
+                return Ok(Found::new(dynamic, self.steps));
             }
         }
         let mut sensitivities = Vec::new();
@@ -411,9 +269,10 @@ impl<'a> Search<'a> {
         }
         Ok(Found {
             sensitivities,
-            ..self.best.found(self.steps)
+            ..Found::new(self.best, self.steps)
         })
     }
+
     /// How much noise each weighted node alone brings, the most first.
     ///
     /// Leaving one node in float and looking at what remains would drown its share in the noise of all others: that of

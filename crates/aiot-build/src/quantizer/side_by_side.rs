@@ -13,7 +13,8 @@ use super::goal::{Goal, MeasureDrop};
 use super::judge::Judge;
 use super::pareto::{Cost, pareto};
 use super::samples::Samples;
-use super::search::{Form, Found, Sensitivity, Step, search};
+use super::search::{Found, Sensitivity, search};
+use super::variant::{Form, Step};
 use crate::error::BuildError;
 use crate::events::{Event, Sink};
 

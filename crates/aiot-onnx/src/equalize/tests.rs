@@ -145,3 +145,187 @@ fn transposed_convolutions_are_either_side() {
     };
     assert_ne!(weight(&before), weight(&equalized));
 }
+
+/// A net as MobileNetV2 is made of: uneven channels, a depthwise node in the middle, Clips at both of its sides.
+fn clipped() -> Builder {
+    let mut builder = image();
+    builder.conv("x", "a", [6, 3, 1, 1], 1, 0);
+    builder.constant("low", &[], &[0.0]);
+    builder.constant("high", &[], &[1.5]);
+    builder.node("Clip", &["a", "low", "high"], "b");
+    builder.conv("b", "c", [6, 1, 3, 3], 6, 1);
+    builder.node("Clip", &["c", "low", "high"], "d");
+    builder.conv("d", "y", [4, 6, 1, 1], 1, 0);
+    // Channels far below the bound, so that there is something to gain.
+    for weight in ["a_w", "a_b"] {
+        let constant = builder
+            .graph
+            .initializer
+            .iter_mut()
+            .find(|tensor| tensor.name() == weight)
+            .unwrap();
+        let inner = constant.dims[1..].iter().product::<i64>() as usize;
+        let values = tensor::floats(constant).unwrap();
+        let smaller = values
+            .iter()
+            .enumerate()
+            .map(|(position, value)| value * [1.0, 0.1, 0.01][position / inner % 3]);
+        *constant = tensor::from_floats(weight, &constant.dims.clone(), &smaller.collect::<Vec<f32>>());
+    }
+    builder
+}
+
+/// The largest magnitude of each channel of a value with 36 numbers per channel.
+fn largest(model: &Model, input: &Value, name: &str) -> Vec<f32> {
+    let value = &run(model, input)[name];
+    let channel = |numbers: &[f64]| {
+        numbers
+            .iter()
+            .fold(0.0, |most: f64, number| most.max(number.abs()))
+    };
+    value
+        .data
+        .chunks(36)
+        .map(|numbers| channel(numbers) as f32)
+        .collect()
+}
+
+/// Factors for some tensors of a model, as calibration on one picture would find them.
+fn factors(model: &Model, tensors: &[&str]) -> BTreeMap<String, Vec<f32>> {
+    let seen = tensors
+        .iter()
+        .map(|&name| (name.to_owned(), largest(model, &picture(), name)));
+    channel_factors(model, &seen.collect())
+}
+
+#[test]
+fn activations_become_even_through_clips() {
+    let model = clipped().model();
+    let factors = factors(&model, &["b", "d", "y"]);
+    assert_eq!(factors.keys().collect::<Vec<_>>(), ["b", "d"]);
+    let even = scale_channels(&model, &factors).unwrap();
+    let (before, after) = (&run(&model, &picture())["y"], &run(&even, &picture())["y"]);
+    for (before, after) in before.data.iter().zip(&after.data) {
+        assert!((before - after).abs() <= 1e-5, "{before} became {after}");
+    }
+    for (tensor, factors) in &factors {
+        let old = largest(&model, &picture(), tensor);
+        let new = largest(&even, &picture(), tensor);
+        for channel in 0..6 {
+            let factor = factors[channel];
+            assert!(
+                (new[channel] - old[channel] * factor).abs() <= 1e-5,
+                "{tensor} {channel}"
+            );
+            // Up to the room that is left below the bound.
+            let expected = match old[channel] {
+                0.0 => 1.0,
+                old => (1.5 / old / 1.25).clamp(1.0, 16.0),
+            };
+            assert!(
+                (factor - expected).abs() <= 0.0051,
+                "{tensor} {channel}: {factor} {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_calibration_did_not_see_is_cut_off_where_it_ended() {
+    let model = clipped().model();
+    let factors = factors(&model, &["b"]);
+    let even = scale_channels(&model, &factors).unwrap();
+    let mut bright = picture();
+    bright.data.iter_mut().for_each(|number| *number *= 9.0);
+    let (before, after) = (&run(&model, &bright)["b"], &run(&even, &bright)["b"]);
+    let mut cut = 0;
+    for (position, (&before, &after)) in before.data.iter().zip(&after.data).enumerate() {
+        let factor = f64::from(factors["b"][position / 36]);
+        let expected = before.min(1.5 / factor);
+        assert!(
+            (after / factor - expected).abs() <= 1e-5,
+            "{before} became {after}"
+        );
+        cut += usize::from(expected < before);
+    }
+    assert!(cut > 0);
+}
+
+#[test]
+fn without_clips_scaled_activations_change_nothing() {
+    let mut builder = image();
+    builder.conv("x", "a", [6, 3, 1, 1], 1, 0);
+    builder.node("Relu", &["a"], "b");
+    builder.conv("b", "c", [6, 1, 3, 3], 6, 1);
+    builder.conv("c", "y", [4, 6, 1, 1], 1, 0);
+    unbalance(&mut builder, "a_w");
+    let model = builder.model();
+    let factors = factors(&model, &["b", "c"]);
+    // What is behind no Clip and goes into shared scales stays.
+    assert_eq!(factors.keys().collect::<Vec<_>>(), ["b"]);
+    let even = scale_channels(&model, &factors).unwrap();
+    for input in [1.0, 50.0] {
+        let mut picture = picture();
+        picture.data.iter_mut().for_each(|number| *number *= input);
+        let (before, after) = (&run(&model, &picture)["y"], &run(&even, &picture)["y"]);
+        for (before, after) in before.data.iter().zip(&after.data) {
+            assert!((before - after).abs() <= 1e-3, "{before} became {after}");
+        }
+    }
+}
+
+#[test]
+fn factors_reach_up_to_the_bound_or_the_largest_channel() {
+    let found = |operator: &str, others: &[&str], group: i64| {
+        let mut builder = image();
+        builder.conv("x", "a", [3, 3, 1, 1], 1, 0);
+        for (name, bound) in [("zero", 0.0), ("below", -1.0), ("five", 5.0)] {
+            builder.constant(name, &[], &[bound]);
+        }
+        builder.node(operator, &[&["a"], others].concat(), "b");
+        builder.conv("b", "y", [3, 3 / group, 1, 1], group, 0);
+        let seen = BTreeMap::from([("b".to_owned(), vec![1.0, 0.5, 0.2])]);
+        channel_factors(&builder.model(), &seen).remove("b")
+    };
+    let to_largest = Some(vec![1.0, 1.6, 4.0]);
+    for (operator, others, depthwise, dense) in [
+        ("Relu", vec![], to_largest.clone(), None),
+        ("LeakyRelu", vec![], to_largest.clone(), None),
+        ("Clip", vec!["zero"], to_largest, None),
+        (
+            "Clip",
+            vec!["zero", "five"],
+            Some(vec![4.0, 8.0, 16.0]),
+            Some(vec![4.0, 8.0, 16.0]),
+        ),
+        // The lower bound would have to move along.
+        ("Clip", vec!["below", "five"], None, None),
+        ("Sigmoid", vec![], None, None),
+        // Read twice, and pooled, where a channel's largest number is not the one before.
+        ("Add", vec!["a"], None, None),
+        ("GlobalAveragePool", vec![], None, None),
+    ] {
+        assert_eq!(found(operator, &others, 3), depthwise, "{operator} {others:?}");
+        assert_eq!(found(operator, &others, 1), dense, "{operator} {others:?}");
+    }
+}
+
+#[test]
+fn factors_of_another_model_are_refused() {
+    let model = clipped().model();
+    let sound = vec![1.0, 2.0, 3.0, 16.0, 1.5, 1.0];
+    let refused = |tensor: &str, factors: Vec<f32>| {
+        let error = scale_channels(&model, &BTreeMap::from([(tensor.to_owned(), factors)])).unwrap_err();
+        assert!(error.to_string().contains("calibrate again"), "{error}");
+    };
+    assert!(scale_channels(&model, &BTreeMap::from([("b".to_owned(), sound.clone())])).is_ok());
+    refused("elsewhere", sound.clone());
+    refused("y", sound.clone());
+    refused("b", sound[1..].to_vec());
+    for broken in [0.5, 17.0, f32::NAN, -2.0] {
+        let mut factors = sound.clone();
+        factors[2] = broken;
+        refused("b", factors);
+    }
+    assert_eq!(scale_channels(&model, &BTreeMap::new()).unwrap(), model);
+}

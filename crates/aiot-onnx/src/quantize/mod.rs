@@ -43,7 +43,7 @@ use crate::proto::{TypeProto, ValueInfoProto, type_proto};
 use crate::ranges::Ranges;
 pub use dynamic::quantize_dynamic;
 use plan::Plan;
-pub(crate) use roles::is_float;
+pub(crate) use roles::{clip_bounds, is_float};
 pub use weight_only::{WeightBits, quantize_weights};
 pub(crate) use weights::{PAIR_MAX, WEIGHT_MAX};
 

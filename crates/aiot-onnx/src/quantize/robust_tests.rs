@@ -10,7 +10,10 @@ use super::reference_tests::nets;
 use super::*;
 use crate::proto::{ModelProto, TensorProto};
 use crate::ranges::Range;
-use crate::{equalize, exactness, initializers_by_size, inspect, prepare, problems, tensor, to_float16};
+use crate::{
+    channel_factors, equalize, exactness, initializers_by_size, inspect, prepare, problems, scale_channels,
+    tensor, to_float16,
+};
 
 const OPERATORS: [&str; 26] = [
     "Add",
@@ -153,6 +156,9 @@ fn exercise(model: &Model, range: Range, float_node: Index) {
         .collect();
     let even = equalize(&prepared).unwrap();
     sound(&even);
+    let largest = input_means.clone();
+    let factors = channel_factors(&prepared, &largest);
+    sound(&scale_channels(&prepared, &factors).unwrap());
     for activations in [Activations::U8Asymmetric, Activations::S8Symmetric] {
         for granularity in [Granularity::PerTensor, Granularity::PerChannel] {
             let options = StaticOptions {

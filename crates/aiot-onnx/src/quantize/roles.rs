@@ -118,7 +118,7 @@ pub(super) fn role(node: &NodeProto, index: &Index<'_>, attention: bool) -> Role
 }
 
 /// The constant bounds of a Relu or Clip.
-pub(super) fn clip_bounds(node: &NodeProto, index: &Index<'_>) -> Option<(f32, f32)> {
+pub(crate) fn clip_bounds(node: &NodeProto, index: &Index<'_>) -> Option<(f32, f32)> {
     if is(node, "Relu") {
         return Some((0.0, f32::INFINITY));
     }

@@ -659,6 +659,8 @@ fn bytes_are_the_same_on_every_processor() {
     builder.gemm("g", "y", 100, 1024);
     let model = builder.model();
     let even = crate::equalize(&model).unwrap();
+    let factors = (0..70).map(|channel| 1.0 + channel as f32 / 10.0).collect();
+    let scaled = crate::scale_channels(&model, &BTreeMap::from([("b".to_owned(), factors)])).unwrap();
     let mut ranges = Ranges::new();
     let mut means = BTreeMap::new();
     for (number, name) in calibration_tensors(&model).into_iter().enumerate() {
@@ -692,6 +694,7 @@ fn bytes_are_the_same_on_every_processor() {
         (&even, U8Asymmetric, Granularity::PerTensor, false),
         (&even, S8Symmetric, Granularity::PerChannel, false),
         (&even, U8Asymmetric, Granularity::PerChannel, true),
+        (&scaled, U8Asymmetric, Granularity::PerChannel, false),
     ];
     let mut digests = variants
         .map(|(model, activations, granularity, permuted)| {
@@ -713,6 +716,7 @@ fn bytes_are_the_same_on_every_processor() {
             "a32ef6b26bd99e20",
             "0e2d07996f64b341",
             "0975509803ecc9a4",
+            "657ec336fa7e21ff",
             "b5906779a18d232f"
         ]
     );
