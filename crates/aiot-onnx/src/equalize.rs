@@ -1,4 +1,5 @@
-//! Evens out the channels between two weighted nodes, without changing what they compute.
+//! Evens out the channels between two weighted nodes, without changing what they compute from inputs like those that
+//! calibration saw.
 //!
 //! A tensor has one scale for all its channels, so a channel that is a hundred times smaller than its neighbours is
 //! left with two of its 255 steps. Where only nodes that commute with positive factors stand between two weighted
