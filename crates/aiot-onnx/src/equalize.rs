@@ -62,11 +62,14 @@ pub fn equalize(prepared: &Model) -> Result<Model, OnnxError> {
 /// a Clip, whose bound every channel can come up to. Elsewhere they cost the next weights as much as they bring.
 pub fn channel_factors(prepared: &Model, largest: &BTreeMap<String, Vec<f32>>) -> BTreeMap<String, Vec<f32>> {
     let mut factors = BTreeMap::new();
-    for pair in pairs(prepared, Between::Elementwise).0 {
-        let worth = pair.depthwise || pair.bound.is_some();
+    let (pairs, _) = pairs(prepared, Between::Elementwise);
+    for pair in pairs
+        .into_iter()
+        .filter(|pair| pair.depthwise || pair.bound.is_some())
+    {
         let Some(largest) = largest
             .get(&pair.input)
-            .filter(|largest| worth && largest.len() == pair.channels)
+            .filter(|largest| largest.len() == pair.channels)
         else {
             continue;
         };

@@ -9,22 +9,26 @@ fn picture() -> Value {
     )
 }
 
-/// Largest difference of the outputs, relative to the largest output, and whether the file changed.
+/// The outputs of two models for one input are the same within `bound`.
+fn same_outputs(before: &Model, after: &Model, input: &Value, bound: f64) {
+    let (before, after) = (&run(before, input)["y"], &run(after, input)["y"]);
+    assert_eq!(before.data.len(), after.data.len());
+    for (before, after) in before.data.iter().zip(&after.data) {
+        assert!((before - after).abs() <= bound, "{before} became {after}");
+    }
+}
+
+/// Equalizes a model: whether the file changed, and that its outputs did not, relative to the largest one.
 fn check(builder: &Builder, changes: bool) -> Model {
     let model = builder.model();
     let equalized = equalize(&model).unwrap();
     assert_eq!(equalized != model, changes);
-    let (before, after) = (&run(&model, &picture())["y"], &run(&equalized, &picture())["y"]);
-    let largest = before
+    let output = &run(&model, &picture())["y"];
+    let largest = output
         .data
         .iter()
         .fold(0.0f64, |largest, value| largest.max(value.abs()));
-    for (before, after) in before.data.iter().zip(&after.data) {
-        assert!(
-            (before - after).abs() <= 1e-5 * largest,
-            "{before} became {after}"
-        );
-    }
+    same_outputs(&model, &equalized, &picture(), 1e-5 * largest);
     equalized
 }
 
@@ -35,8 +39,8 @@ fn image() -> Builder {
     builder
 }
 
-/// Makes the output channels of a convolution very uneven.
-fn unbalance(builder: &mut Builder, weight: &str) {
+/// Multiplies each output channel of a weight or bias by the next of these factors.
+fn unbalance(builder: &mut Builder, weight: &str, factors: [f32; 3]) {
     let constant = builder
         .graph
         .initializer
@@ -48,7 +52,7 @@ fn unbalance(builder: &mut Builder, weight: &str) {
         .unwrap()
         .iter()
         .enumerate()
-        .map(|(position, value)| value * [100.0, 1.0, 0.01][position / inner % 3])
+        .map(|(position, value)| value * factors[position / inner % 3])
         .collect();
     *constant = tensor::from_floats(weight, &constant.dims.clone(), &values);
 }
@@ -61,7 +65,7 @@ fn channels_become_even_through_relu_and_depthwise() {
     builder.conv("b", "c", [6, 1, 3, 3], 6, 1);
     builder.node("Relu", &["c"], "d");
     builder.conv("d", "y", [4, 6, 1, 1], 1, 0);
-    unbalance(&mut builder, "a_w");
+    unbalance(&mut builder, "a_w", [100.0, 1.0, 0.01]);
     let equalized = check(&builder, true);
     let weight = equalized
         .graph()
@@ -132,7 +136,7 @@ fn transposed_convolutions_are_either_side() {
     builder.node("ConvTranspose", &["b", "c_w", "c_b"], "c");
     builder.node("Relu", &["c"], "d");
     builder.conv("d", "y", [2, 4, 3, 3], 1, 1);
-    unbalance(&mut builder, "a_w");
+    unbalance(&mut builder, "a_w", [100.0, 1.0, 0.01]);
     let before = builder.model();
     let equalized = check(&builder, true);
     let weight = |model: &Model| {
@@ -158,19 +162,7 @@ fn clipped() -> Builder {
     builder.conv("d", "y", [4, 6, 1, 1], 1, 0);
     // Channels far below the bound, so that there is something to gain.
     for weight in ["a_w", "a_b"] {
-        let constant = builder
-            .graph
-            .initializer
-            .iter_mut()
-            .find(|tensor| tensor.name() == weight)
-            .unwrap();
-        let inner = constant.dims[1..].iter().product::<i64>() as usize;
-        let values = tensor::floats(constant).unwrap();
-        let smaller = values
-            .iter()
-            .enumerate()
-            .map(|(position, value)| value * [1.0, 0.1, 0.01][position / inner % 3]);
-        *constant = tensor::from_floats(weight, &constant.dims.clone(), &smaller.collect::<Vec<f32>>());
+        unbalance(&mut builder, weight, [1.0, 0.1, 0.01]);
     }
     builder
 }
@@ -204,10 +196,7 @@ fn activations_become_even_through_clips() {
     let factors = factors(&model, &["b", "d", "y"]);
     assert_eq!(factors.keys().collect::<Vec<_>>(), ["b", "d"]);
     let even = scale_channels(&model, &factors).unwrap();
-    let (before, after) = (&run(&model, &picture())["y"], &run(&even, &picture())["y"]);
-    for (before, after) in before.data.iter().zip(&after.data) {
-        assert!((before - after).abs() <= 1e-5, "{before} became {after}");
-    }
+    same_outputs(&model, &even, &picture(), 1e-5);
     for (tensor, factors) in &factors {
         let old = largest(&model, &picture(), tensor);
         let new = largest(&even, &picture(), tensor);
@@ -231,7 +220,7 @@ fn activations_become_even_through_clips() {
 }
 
 #[test]
-fn what_calibration_did_not_see_is_cut_off_where_it_ended() {
+fn what_lies_well_beyond_calibration_is_cut_off() {
     let model = clipped().model();
     let factors = factors(&model, &["b"]);
     let even = scale_channels(&model, &factors).unwrap();
@@ -258,7 +247,7 @@ fn without_clips_scaled_activations_change_nothing() {
     builder.node("Relu", &["a"], "b");
     builder.conv("b", "c", [6, 1, 3, 3], 6, 1);
     builder.conv("c", "y", [4, 6, 1, 1], 1, 0);
-    unbalance(&mut builder, "a_w");
+    unbalance(&mut builder, "a_w", [100.0, 1.0, 0.01]);
     let model = builder.model();
     let factors = factors(&model, &["b", "c"]);
     // What is behind no Clip and goes into shared scales stays.
@@ -267,10 +256,7 @@ fn without_clips_scaled_activations_change_nothing() {
     for input in [1.0, 50.0] {
         let mut picture = picture();
         picture.data.iter_mut().for_each(|number| *number *= input);
-        let (before, after) = (&run(&model, &picture)["y"], &run(&even, &picture)["y"]);
-        for (before, after) in before.data.iter().zip(&after.data) {
-            assert!((before - after).abs() <= 1e-3, "{before} became {after}");
-        }
+        same_outputs(&model, &even, &picture, 1e-3);
     }
 }
 
